@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "common/shard_id.h"
+#include "gateway/shard_info.h"
+
+namespace shardd::gateway {
+
+// One op 0 payload as it came from Discord. The views live until OnDispatch returns.
+struct Dispatch {
+  ShardId shard;
+  uint32_t session = 0;   // ordinal of the session: grows by one with each READY of this shard
+  uint64_t sequence = 0;  // Discord's `s`
+  uint64_t guild_id = 0;  // 0: the event belongs to no guild
+  std::string_view type;  // Discord's `t`: [A-Z0-9_]{1,64}
+  std::string_view data;  // the JSON of `d`, byte for byte
+  int64_t received_unix_nanos = 0;
+};
+
+// A session that Discord no longer resumes: what it sent after `last_sequence` will not come.
+struct LostSession {
+  ShardId shard;
+  uint32_t session = 0;
+  uint64_t last_sequence = 0;
+  int64_t last_event_unix_nanos = 0;  // 0: none
+  std::string_view reason;            // in words
+};
+
+// What one worker of the pool tells the outside. The pool makes one sink a worker and calls it on that worker's
+// thread alone, so an implementation needs no lock of its own. It must not block beyond a short critical section:
+// every shard of the worker waits for it.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+
+  virtual void OnDispatch(const Dispatch& dispatch) = 0;
+  // In order with the dispatches around it: READY's own dispatch comes before the change to kReady.
+  virtual void OnStateChange(const ShardInfo& shard) = 0;
+  virtual void OnSessionLost(const LostSession& lost) = 0;
+
+  // All that came before is published when this returns. The worker calls it at the end of each round, and before
+  // a heartbeat, since a heartbeat tells Discord what it need not send again.
+  virtual void Flush() = 0;
+};
+
+}  // namespace shardd::gateway
