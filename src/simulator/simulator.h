@@ -1,0 +1,234 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/shard_id.h"
+
+namespace shardd::simulator {
+
+// What servers other than Discord do differently while speaking this protocol. All off: Discord's
+// own behaviour.
+struct Quirks {
+  bool first_sequence_zero = false;  // READY has s = 0 instead of 1
+  bool bare_hello = false;           // HELLO and other non-dispatches without the keys `s` and `t`
+  bool data_first = false;       // {"d":..,"op":..,"s":..,"t":..} instead of Discord's t, s, op, d
+  bool complete_frames = false;  // each compressed message a zlib stream or zstd frame of its own
+  bool ignore_compress = false;  // plain text frames whatever the query asks for
+  bool silent_resume = false;    // RESUME is never answered
+  bool refuse_resume = false;    // RESUME is always answered by op 9 false
+  bool ack_after_identify_only = false;  // heartbeats before IDENTIFY get no ACK
+  bool foreign_guilds = false;      // each session gets the events of all guilds, its own or not
+  bool require_user_agent = false;  // a handshake without User-Agent is closed with 4002
+  uint16_t bad_token_code = 4004;   // how a wrong token is closed
+};
+
+struct SimulatorOptions {
+  uint16_t port = 0;  // on 127.0.0.1 only; 0 picks one
+  bool tls = false;   // https and wss with a certificate made at start; see certificate_path()
+  std::string token;  // without `Bot `; empty: any token is accepted
+
+  // Same seed, guild options and version: same guilds and same sequence of events, whatever the
+  // timing.
+  uint64_t seed = 1;
+  uint32_t guilds = 100;
+  double rate = 0;  // dispatches a second over all guilds, before fan-out to sessions
+  // The first guilds of guild_ids() whose GUILD_CREATE is at least large_guild_bytes. The others
+  // are heavy-tailed: most under 10 KB, a few of hundreds of KB, none above 512 KiB.
+  uint32_t large_guilds = 0;
+  size_t large_guild_bytes = 1'200'000;
+  std::chrono::milliseconds tick{5};  // how often the traffic that is due is sent
+
+  uint32_t recommended_shards = 1;  // as /gateway/bot reports it
+  uint32_t max_concurrency = 1;
+  // IDENTIFYs a day. One more resets the token, as Discord does: all sessions close with 4003, then
+  // 401 and 4004.
+  uint32_t session_starts_total = 1000;
+  std::optional<uint32_t> session_starts_remaining;  // unset: all of them
+  uint32_t max_guilds_per_shard = 2500;              // more: 4011
+  uint64_t disallowed_intents = 0;                   // any of these bits: 4014
+
+  std::chrono::milliseconds heartbeat_interval{41250};
+  std::chrono::milliseconds heartbeat_tolerance{0};  // silence before close 1000; 0: two intervals
+  std::chrono::milliseconds identify_window{5000};   // one IDENTIFY per bucket in this time
+  std::chrono::milliseconds resume_window{
+      180'000};                   // how long a session without connection is kept
+  size_t replay_events = 65'536;  // kept per session; 0: Discord's max(100, min(3500, guilds * 75))
+  uint32_t sends_per_minute = 120;  // client payloads per connection in 60 s; more: 4008
+  // What may wait for a client that does not read. Beyond it the connection is reset; the session
+  // stays resumable.
+  size_t write_queue_bytes = size_t{32} << 20;
+
+  uint32_t split_messages = 1;   // see Simulator::SetSplitting
+  uint32_t split_fragments = 1;  // see Simulator::SetSplitting
+  bool record = false;  // keep every dispatch of every session for Sent(); grows without bound
+  Quirks quirks;
+};
+
+// Which sessions (or their connections) a fault is for: all, those of a shard, or one.
+struct Target {
+  Target() = default;
+  Target(ShardId s) : shard(s) {}                        // NOLINT: meant to convert
+  Target(std::string id) : session_id(std::move(id)) {}  // NOLINT: meant to convert
+  Target(const char* id) : session_id(id) {}             // NOLINT: meant to convert
+
+  std::optional<ShardId> shard;
+  std::string session_id;
+};
+
+struct SessionInfo {
+  std::string session_id;
+  ShardId shard;
+  uint64_t intents = 0;
+  bool connected = false;
+  bool alive = true;         // false: ended, and only still listed because of `record`
+  bool guilds_sent = false;  // every GUILD_CREATE of the start-up has been sent
+  uint32_t guilds = 0;       // how many guilds READY named
+  uint64_t sequence = 0;     // of the newest dispatch, sent or not
+  uint32_t resumes = 0;      // accepted ones
+  uint64_t heartbeats = 0;
+  std::optional<uint64_t> heartbeat_sequence;  // `d` of the last heartbeat
+  std::string compression;  // "none", "zlib-stream" or "zstd-stream", of the newest connection
+};
+
+// One dispatch as it was given to a session. `data` is the JSON of `d`, byte for byte.
+struct SentDispatch {
+  uint64_t sequence = 0;
+  std::string type;
+  uint64_t guild_id = 0;
+  std::string data;
+};
+
+struct Counters {
+  uint64_t connections = 0;         // WebSocket handshakes that were completed
+  uint64_t open_connections = 0;    // of these, now
+  uint64_t identifies = 0;          // answered by READY
+  uint64_t identifies_refused = 0;  // answered by op 9
+  uint64_t resumes = 0;             // answered by RESUMED
+  uint64_t resumes_refused = 0;     // answered by op 9 or 4007
+  uint64_t heartbeats = 0;
+  uint64_t events = 0;      // events made, before fan-out
+  uint64_t dispatches = 0;  // after fan-out: one for each session
+  uint64_t gateway_bot_requests = 0;
+  uint64_t slow_readers_dropped = 0;
+  uint64_t heartbeat_timeouts = 0;
+  uint64_t token_resets = 0;
+  // How clients ended connections: by code; 1005 a close frame without one, 1006 no close frame at
+  // all.
+  std::map<uint16_t, uint64_t> client_closes;
+  std::map<uint16_t, uint64_t> server_closes;  // 1005: without a code
+};
+
+// A Discord of our own: REST `/gateway` and `/gateway/bot` and the v10 gateway on one loopback
+// port, with seeded traffic and every misbehaviour that a client has to survive. Runs one thread of
+// its own. Thread-safe: every method takes effect before it returns, in the order of the calls.
+// Destroying it resets all connections.
+//
+// The same port takes orders from outside (for clients in other languages): POST
+// /simulator/ACTION?shard=I[&count=N], without `shard` for all; answers {"affected":N}. Actions:
+// reconnect, drop, invalid-session?resumable=true|false, close?code=4000,
+// stop-acks?stop=true|false, heartbeat, emit?type=T&guild=ID (body: the JSON of `d`),
+// traffic?events=N, rate?events=R. GET /simulator/status answers counters and sessions as JSON.
+//
+// Not modelled: permissions, MESSAGE_CONTENT (content is sent to all), replies to op 3, 4, 8, 31
+// and 43 (accepted and ignored).
+class Simulator {
+ public:
+  // Listens when it returns. Throws std::system_error whose message names the address, if that
+  // fails.
+  explicit Simulator(SimulatorOptions options = {});
+  ~Simulator();
+  Simulator(const Simulator&) = delete;
+  Simulator& operator=(const Simulator&) = delete;
+
+  uint16_t port() const;
+  std::string api_url() const;      // "http://127.0.0.1:PORT/api/v10", https with tls
+  std::string gateway_url() const;  // "ws://127.0.0.1:PORT", wss with tls
+  // With tls: a PEM file with the CA to trust (SSL_CERT_FILE); it is removed by the destructor.
+  // Else empty.
+  std::string certificate_path() const;
+  const std::vector<uint64_t>& guild_ids() const;
+
+  // ---- Traffic ----
+
+  // One dispatch to every session that owns the guild and has the intent; guild 0: to each shard 0.
+  // `data` is sent as it is. A GUILD_DELETE or GUILD_CREATE made so does not change the guilds of a
+  // later READY. Returns the number of sessions.
+  size_t Emit(std::string_view type, uint64_t guild_id, std::string data);
+  // The next `events` of the seeded sequence, now, independent of the rate.
+  void EmitTraffic(size_t events);
+  void SetRate(double events_per_second);
+
+  // ---- Faults. Each returns how many connections (or sessions) it touched ----
+
+  size_t DropConnections(const Target& target = {});  // TCP reset without a close frame
+  size_t SendReconnect(const Target& target = {});    // op 7; the connection stays open
+  // op 9; the connection stays open. Not resumable: the session is forgotten, as Discord does.
+  size_t SendInvalidSession(const Target& target, bool resumable);
+  // A close frame with this code, 0: without a code. Codes after which Discord has no session
+  // (1000, 4003, 4004, 4007, 4009 to 4014) end it; after all others it can be resumed.
+  size_t CloseWith(const Target& target, uint16_t code, std::string_view reason = {});
+  // Heartbeats of these sessions are no longer acknowledged, on later connections neither, until
+  // switched back.
+  size_t StopAcks(const Target& target, bool stop);
+  size_t RequestHeartbeat(const Target& target = {});  // op 1
+  size_t SendRaw(const Target& target,
+                 std::string_view payload);  // any text as one payload, unnumbered
+  // Stops reading from and writing to these connections without closing them, as a half-open TCP
+  // connection does.
+  size_t Freeze(const Target& target = {});
+  // Forgets these sessions; their connections stay until they RESUME elsewhere (op 9 false) or
+  // close.
+  size_t ForgetSessions(const Target& target = {});
+
+  // The next n WebSocket handshakes: TCP reset, or with a status that HTTP answer.
+  void RefuseNextConnections(uint32_t n, uint16_t http_status = 0);
+  void SilenceNextHellos(uint32_t n);        // the next n connections get no HELLO
+  void ReconnectInsteadOfHello(uint32_t n);  // the next n connections get op 7 first and no HELLO
+  void RefuseNextIdentifies(uint32_t n);     // answered by op 9 false
+  void RefuseNextResumes(uint32_t n);        // answered by op 9 false
+  void IgnoreNextIdentifies(uint32_t n);     // not answered
+  // The next n GET /gateway/bot get this status; 401, 429 and 5xx with Discord's body and headers.
+  void AnswerGatewayBotWith(
+      uint16_t http_status, uint32_t n,
+      std::chrono::milliseconds retry_after = std::chrono::milliseconds(1000));
+  void SetToken(std::string token);  // the old one is no longer accepted; open sessions stay
+  void SetRecommendedShards(uint32_t shards);
+  void SetQuirks(const Quirks& quirks);
+  // From now on each compressed message is cut over `messages` WebSocket messages (zlib-stream and
+  // zstd-stream), and each WebSocket message into `fragments` frames. 1: whole.
+  void SetSplitting(uint32_t messages, uint32_t fragments);
+
+  // ---- What happened ----
+
+  std::vector<SessionInfo> Sessions() const;  // in the order of their IDENTIFYs
+  // The newest session of a shard that is alive.
+  std::optional<SessionInfo> Session(ShardId shard) const;
+  Counters counters() const;
+  uint32_t session_starts_remaining() const;
+  // REQUIRES: options.record. Every dispatch of a session so far, in order, also after its end.
+  std::vector<SentDispatch> Sent(const std::string& session_id) const;
+
+  // Waits until `condition`, which may call any method of this class, holds; false after the
+  // timeout. It is tried again after each change in here and every few milliseconds.
+  bool WaitUntil(const std::function<bool()>& condition,
+                 std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
+  // Waits until `sessions` sessions of this shard count are connected and have been sent all of
+  // their guilds.
+  bool WaitForSessions(uint32_t shard_count, size_t sessions,
+                       std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
+
+ private:
+  class Loop;
+  const std::unique_ptr<Loop> loop_;
+};
+
+}  // namespace shardd::simulator
