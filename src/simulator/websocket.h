@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+// The server's side of RFC 6455 without I/O. Our own, since a library would not let us send what a
+// misbehaving server sends (a close frame without a code, messages in odd pieces), nor many
+// messages in one write.
+namespace shardd::simulator::websocket {
+
+enum class Opcode : uint8_t {
+  kContinuation = 0,
+  kText = 1,
+  kBinary = 2,
+  kClose = 8,
+  kPing = 9,
+  kPong = 10,
+};
+
+// The value of Sec-WebSocket-Accept for a client's Sec-WebSocket-Key.
+std::string AcceptKey(std::string_view key);
+
+// Appends one whole message, cut into `fragments` frames of about the same size.
+void AppendMessage(Opcode opcode, std::string_view payload, uint32_t fragments, std::string& out);
+// Appends a close frame; code 0: one without a code.
+void AppendClose(uint16_t code, std::string_view reason, std::string& out);
+
+struct Message {
+  Opcode opcode = Opcode::kText;
+  std::string payload;  // unmasked, put together from its fragments
+};
+
+// Takes a client's bytes as they come and gives its messages. Thread-compatible.
+class Decoder {
+ public:
+  enum class Result { kMessage, kNeedMore, kProtocolError, kTooLarge };
+
+  explicit Decoder(size_t largest_message) : largest_message_(largest_message) {}
+
+  void Feed(const char* data, size_t size) { buffer_.append(data, size); }
+  // After kProtocolError or kTooLarge the connection is to be closed; Next() is not called again.
+  Result Next(Message& message);
+
+ private:
+  const size_t largest_message_;
+  std::string buffer_;
+  Message partial_;
+  bool in_message_ = false;
+};
+
+}  // namespace shardd::simulator::websocket
