@@ -9,13 +9,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "gateway/compression.h"
 #include "gateway/event_sink.h"
 #include "gateway/gateway_bot.h"
 #include "gateway/shard_info.h"
 
 namespace shardd::gateway {
-
-enum class Compression { kNone, kZlibStream, kZstdStream };
 
 struct ShardPoolOptions {
   std::string token;     // without the "Bot " prefix
