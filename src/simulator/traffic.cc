@@ -3,7 +3,6 @@
 #include <memory>
 #include <utility>
 
-
 namespace shardd::simulator {
 namespace {
 

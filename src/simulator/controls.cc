@@ -1,0 +1,106 @@
+#include "simulator/controls.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "simulator/peer.h"
+
+namespace shardd::simulator {
+
+Controls::Controls(Gateway& gateway)
+    : gateway_(gateway), rate_(gateway.options.rate), last_tick_(SteadyClock::now()) {
+  if (!gateway.guilds().ids().empty()) traffic_.emplace(gateway.guilds(), gateway.options.seed);
+}
+
+size_t Controls::Emit(std::string_view type, uint64_t guild_id, std::string data) {
+  const auto event =
+      std::make_shared<const Dispatch>(Dispatch{std::string(type), guild_id, std::move(data)});
+  const size_t given = gateway_.Publish(event);
+  gateway_.Changed();
+  return given;
+}
+
+void Controls::EmitTraffic(size_t events) {
+  if (!traffic_.has_value()) return;
+  for (size_t i = 0; i < events; ++i) gateway_.Publish(traffic_->Next());
+  gateway_.Changed();
+}
+
+void Controls::SetRate(double events_per_second) {
+  rate_ = std::max(0.0, events_per_second);
+  owed_ = 0;
+}
+
+void Controls::Tick(SteadyTime now) {
+  const std::chrono::duration<double> passed = now - last_tick_;
+  last_tick_ = now;
+  // Without a session nobody could tell, and the sequence stays where it is.
+  if (rate_ <= 0 || !gateway_.HasSessions()) return;
+  // A thread that falls behind makes up for a quarter of a second at most, or it would never come
+  // to reading again.
+  owed_ = std::min(owed_ + passed.count() * rate_, rate_ / 4);
+  const auto due = static_cast<size_t>(owed_);
+  owed_ -= static_cast<double>(due);
+  if (due > 0) EmitTraffic(due);
+}
+
+template <class Action>
+size_t Controls::ForPeers(const Target& target, Action action) {
+  const auto peers = gateway_.SelectPeers(target);
+  for (Peer* peer : peers) action(*peer);
+  gateway_.Changed();
+  return peers.size();
+}
+
+size_t Controls::DropConnections(const Target& target) {
+  return ForPeers(target, [](Peer& peer) { peer.Reset(); });
+}
+
+size_t Controls::SendReconnect(const Target& target) {
+  return ForPeers(target, [](Peer& peer) { peer.SendOp(Op::kReconnect, "null"); });
+}
+
+size_t Controls::SendInvalidSession(const Target& target, bool resumable) {
+  const size_t touched = ForPeers(target, [resumable](Peer& peer) {
+    peer.SendOp(Op::kInvalidSession, resumable ? "true" : "false");
+  });
+  for (Session* session : gateway_.Select(target)) {
+    if (resumable) {
+      gateway_.Detach(*session);
+    } else {
+      gateway_.End(*session);
+    }
+  }
+  return touched;
+}
+
+size_t Controls::CloseWith(const Target& target, uint16_t code, std::string_view reason) {
+  return ForPeers(target, [code, reason](Peer& peer) { peer.Close(code, reason); });
+}
+
+size_t Controls::StopAcks(const Target& target, bool stop) {
+  const auto sessions = gateway_.Select(target);
+  for (Session* session : sessions) session->acks_stopped = stop;
+  return sessions.size();
+}
+
+size_t Controls::RequestHeartbeat(const Target& target) {
+  return ForPeers(target, [](Peer& peer) { peer.SendOp(Op::kHeartbeat, "null"); });
+}
+
+size_t Controls::SendRaw(const Target& target, std::string_view payload) {
+  return ForPeers(target, [payload](Peer& peer) { peer.SendPayload(payload); });
+}
+
+size_t Controls::Freeze(const Target& target) {
+  return ForPeers(target, [](Peer& peer) { peer.Freeze(); });
+}
+
+size_t Controls::ForgetSessions(const Target& target) {
+  const auto sessions = gateway_.Select(target);
+  for (Session* session : sessions) gateway_.End(*session);
+  return sessions.size();
+}
+
+}  // namespace shardd::simulator

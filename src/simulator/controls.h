@@ -1,0 +1,49 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/clock.h"
+#include "simulator/gateway.h"
+#include "simulator/simulator.h"
+#include "simulator/traffic.h"
+
+namespace shardd::simulator {
+
+// What can be done to the simulated Discord, from code (Simulator) and over HTTP (HttpApi): its
+// traffic and its faults. Simulator documents each. Loop-bound.
+class Controls {
+ public:
+  explicit Controls(Gateway& gateway);
+
+  size_t Emit(std::string_view type, uint64_t guild_id, std::string data);
+  void EmitTraffic(size_t events);
+  void SetRate(double events_per_second);
+  // Emits what is due by the rate since the last call.
+  void Tick(SteadyTime now);
+
+  size_t DropConnections(const Target& target);
+  size_t SendReconnect(const Target& target);
+  size_t SendInvalidSession(const Target& target, bool resumable);
+  size_t CloseWith(const Target& target, uint16_t code, std::string_view reason);
+  size_t StopAcks(const Target& target, bool stop);
+  size_t RequestHeartbeat(const Target& target);
+  size_t SendRaw(const Target& target, std::string_view payload);
+  size_t Freeze(const Target& target);
+  size_t ForgetSessions(const Target& target);
+
+ private:
+  template <class Action>
+  size_t ForPeers(const Target& target, Action action);
+
+  Gateway& gateway_;
+  std::optional<Traffic> traffic_;  // none without guilds
+  double rate_;
+  double owed_ = 0;
+  SteadyTime last_tick_;
+};
+
+}  // namespace shardd::simulator

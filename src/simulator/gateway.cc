@@ -1,0 +1,238 @@
+#include "simulator/gateway.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "simulator/json_text.h"
+#include "simulator/peer.h"
+#include "simulator/protocol.h"
+
+namespace shardd::simulator {
+namespace {
+
+constexpr std::string_view kBotPrefix = "Bot ";
+
+std::string NewSessionId() {
+  std::random_device device;
+  std::string id;
+  AppendHex(id, (uint64_t{device()} << 32) | device());
+  return id;
+}
+
+Guilds::Options GuildOptions(const SimulatorOptions& options) {
+  return {options.seed, options.guilds, options.large_guilds, options.large_guild_bytes};
+}
+
+IdentifyLimits::Options LimitOptions(const SimulatorOptions& options) {
+  return {options.max_concurrency, options.identify_window, options.session_starts_total,
+          options.session_starts_remaining};
+}
+
+}  // namespace
+
+Gateway::Gateway(const SimulatorOptions& initial, std::function<void()> changed)
+    : options(initial),
+      changed_(std::move(changed)),
+      guilds_(GuildOptions(initial)),
+      limits_(LimitOptions(initial)),
+      guild_creates_(initial.guilds) {}
+
+bool Gateway::AcceptsToken(std::string_view token) const {
+  if (token.starts_with(kBotPrefix)) token.remove_prefix(kBotPrefix.size());
+  if (token_reset_ || token.empty()) return false;
+  return options.token.empty() || token == options.token;
+}
+
+void Gateway::SetToken(std::string token) {
+  options.token = std::move(token);
+  token_reset_ = false;
+}
+
+Gateway::Admission Gateway::AdmitIdentify(ShardId shard) {
+  if (PendingFaults::Take(faults.refuse_identifies)) return Admission::kRefused;
+  switch (limits_.Admit(shard.id, SteadyClock::now())) {
+    case IdentifyLimits::Verdict::kAdmitted:
+      return Admission::kAdmitted;
+    case IdentifyLimits::Verdict::kTooEarly:
+      return Admission::kRefused;
+    case IdentifyLimits::Verdict::kBudgetSpent:
+      break;
+  }
+  ResetToken();
+  return Admission::kTokenReset;
+}
+
+// https://discord.com/developers/docs/events/gateway#session-start-limit: the bot's sessions are
+// terminated and its token is reset.
+void Gateway::ResetToken() {
+  token_reset_ = true;
+  ++counters.token_resets;
+  const Target all;
+  for (Peer* peer : SelectPeers(all)) {
+    peer->Close(close_code::kNotAuthenticated, "Not authenticated.");
+  }
+  for (Session* session : Select(all)) End(*session);
+}
+
+std::vector<uint32_t> Gateway::GuildsOf(ShardId shard) const {
+  std::vector<uint32_t> found;
+  const auto& ids = guilds_.ids();
+  for (uint32_t i = 0; i < ids.size(); ++i) {
+    if (options.quirks.foreign_guilds || ShardForGuild(ids[i], shard.count) == shard.id) {
+      found.push_back(i);
+    }
+  }
+  return found;
+}
+
+Session& Gateway::StartSession(ShardId shard, uint64_t intents) {
+  Session::Options start;
+  start.number = sessions_started_++;
+  start.id = NewSessionId();
+  start.shard = shard;
+  start.intents = intents;
+  start.first_sequence = options.quirks.first_sequence_zero ? 0 : 1;
+  start.record = options.record;
+  auto guilds = GuildsOf(shard);
+  start.replay_events = options.replay_events;
+  if (start.replay_events == 0) {
+    // As a member of Discord's staff put it in 2016; the numbers of today are not published.
+    start.replay_events = std::max<size_t>(100, std::min<size_t>(3500, guilds.size() * 75));
+  }
+  sessions_.push_back(std::make_unique<Session>(std::move(start)));
+  Session& session = *sessions_.back();
+  session.guilds = std::move(guilds);
+  Generation& generation = generations_[shard.count];
+  generation.resize(shard.count);
+  generation[shard.id].push_back(&session);
+  return session;
+}
+
+Session* Gateway::FindSession(const std::string& session_id) {
+  const auto found = std::find_if(sessions_.begin(), sessions_.end(),
+                                  [&](const auto& s) { return s->id() == session_id; });
+  return found == sessions_.end() ? nullptr : found->get();
+}
+
+void Gateway::Detach(Session& session) {
+  if (session.peer != nullptr) session.peer->TakeSession();
+  session.peer = nullptr;
+  session.replaying_from.reset();
+  session.detached_since = SteadyClock::now();
+  Changed();
+}
+
+void Gateway::End(Session& session) {
+  Detach(session);
+  auto generation = generations_.find(session.shard().count);
+  std::erase(generation->second[session.shard().id], &session);
+  const auto empty = [](const auto& sessions) { return sessions.empty(); };
+  if (std::all_of(generation->second.begin(), generation->second.end(), empty)) {
+    generations_.erase(generation);
+  }
+  const auto found = std::find_if(sessions_.begin(), sessions_.end(),
+                                  [&](const auto& s) { return s.get() == &session; });
+  if (options.record) ended_.push_back(std::move(*found));
+  sessions_.erase(found);
+}
+
+DispatchPtr Gateway::GuildCreate(uint32_t guild) {
+  DispatchPtr event = guild_creates_[guild].lock();
+  if (event == nullptr) {
+    event = std::make_shared<const Dispatch>(
+        Dispatch{"GUILD_CREATE", guilds_.ids()[guild], guilds_.CreateData(guild)});
+    guild_creates_[guild] = event;
+  }
+  return event;
+}
+
+void Gateway::RemovePeer(Peer& peer) {
+  peers_.erase(&peer);
+  Changed();
+}
+
+size_t Gateway::Publish(const DispatchPtr& event) {
+  ++counters.events;
+  const bool in_guild = event->guild_id != 0;
+  auto& known = needed_intents_[in_guild ? 0 : 1];
+  auto needed = known.find(event->type);
+  if (needed == known.end()) {
+    needed = known.emplace(event->type, intent::For(event->type, in_guild)).first;
+  }
+  size_t given = 0;
+  for (const auto& [count, shards] : generations_) {
+    if (options.quirks.foreign_guilds) {
+      for (const auto& sessions : shards) given += Give(sessions, event, needed->second);
+    } else {
+      given += Give(shards[ShardForGuild(event->guild_id, count)], event, needed->second);
+    }
+  }
+  counters.dispatches += given;
+  return given;
+}
+
+size_t Gateway::Give(const std::vector<Session*>& sessions, const DispatchPtr& event,
+                     uint64_t needed) {
+  size_t given = 0;
+  for (Session* session : sessions) {
+    if (!session->Wants(needed)) continue;
+    const uint64_t sequence = session->Append(event);
+    ++given;
+    if (session->peer != nullptr) session->peer->SendDispatch(sequence, *event);
+  }
+  return given;
+}
+
+std::vector<Session*> Gateway::Select(const Target& target) {
+  std::vector<Session*> selected;
+  for (const auto& session : sessions_) {
+    if (target.shard.has_value() && *target.shard != session->shard()) continue;
+    if (!target.session_id.empty() && target.session_id != session->id()) continue;
+    selected.push_back(session.get());
+  }
+  return selected;
+}
+
+std::vector<Peer*> Gateway::SelectPeers(const Target& target) {
+  std::vector<Peer*> selected;
+  for (Peer* peer : peers_) {
+    if (peer->Matches(target)) selected.push_back(peer);
+  }
+  return selected;
+}
+
+void Gateway::Sweep() {
+  const SteadyTime now = SteadyClock::now();
+  const Target all;
+  for (Session* session : Select(all)) {
+    const bool over =
+        session->peer == nullptr && now - session->detached_since > options.resume_window;
+    if (over) End(*session);
+  }
+}
+
+std::vector<SessionInfo> Gateway::Sessions() const {
+  std::vector<std::pair<const Session*, bool>> all;
+  for (const auto& session : sessions_) all.emplace_back(session.get(), true);
+  for (const auto& session : ended_) all.emplace_back(session.get(), false);
+  std::sort(all.begin(), all.end(),
+            [](const auto& a, const auto& b) { return a.first->number() < b.first->number(); });
+  std::vector<SessionInfo> infos;
+  for (const auto& [session, alive] : all) {
+    infos.push_back(session->Info());
+    infos.back().alive = alive;
+  }
+  return infos;
+}
+
+std::vector<SentDispatch> Gateway::Sent(const std::string& session_id) const {
+  for (const auto* list : {&sessions_, &ended_}) {
+    for (const auto& session : *list) {
+      if (session->id() == session_id) return session->Sent();
+    }
+  }
+  return {};
+}
+
+}  // namespace shardd::simulator

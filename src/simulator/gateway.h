@@ -1,0 +1,111 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "common/clock.h"
+#include "simulator/dispatch.h"
+#include "simulator/guilds.h"
+#include "simulator/limits.h"
+#include "simulator/session.h"
+#include "simulator/simulator.h"
+
+namespace shardd::simulator {
+
+// One-shot faults that count down.
+struct PendingFaults {
+  uint32_t refuse_connections = 0;
+  uint16_t refuse_status = 0;
+  uint32_t silent_hellos = 0;
+  uint32_t reconnect_hellos = 0;
+  uint32_t refuse_identifies = 0;
+  uint32_t ignore_identifies = 0;
+  uint32_t refuse_resumes = 0;
+  uint32_t gateway_bot_answers = 0;
+  uint16_t gateway_bot_status = 0;
+  std::chrono::milliseconds retry_after{0};
+
+  // Whether one is pending; takes it.
+  static bool Take(uint32_t& count) { return count > 0 && count-- > 0; }
+};
+
+// The service behind the connections: sessions, who owns which guild, limits, counters and faults.
+// Loop-bound.
+class Gateway {
+ public:
+  // `changed` is called after what WaitUntil() may be waiting for.
+  Gateway(const SimulatorOptions& options, std::function<void()> changed);
+
+  // ---- For connections ----
+
+  bool AcceptsToken(std::string_view token) const;  // with or without `Bot `
+  enum class Admission { kAdmitted, kRefused, kTokenReset };
+  Admission AdmitIdentify(ShardId shard);
+  // Guild indexes of a shard.
+  std::vector<uint32_t> GuildsOf(ShardId shard) const;
+  Session& StartSession(ShardId shard, uint64_t intents);
+  Session* FindSession(const std::string& session_id);
+  // Takes the session from its connection and keeps it for a RESUME.
+  void Detach(Session& session);
+  // Forgets the session.
+  void End(Session& session);
+  DispatchPtr GuildCreate(uint32_t guild);
+  void AddPeer(Peer& peer) { peers_.insert(&peer); }
+  void RemovePeer(Peer& peer);
+  void Changed() { changed_(); }
+
+  // ---- For the traffic and the fault interface ----
+
+  // Gives the event to every session that gets it; returns their number.
+  size_t Publish(const DispatchPtr& event);
+  bool HasSessions() const { return !sessions_.empty(); }
+  std::vector<Session*> Select(const Target& target);
+  std::vector<Peer*> SelectPeers(const Target& target);
+  // Forgets sessions whose resume window is over.
+  void Sweep();
+  std::vector<SessionInfo> Sessions() const;
+  std::vector<SentDispatch> Sent(const std::string& session_id) const;
+
+  // Changed only through the fault interface.
+  SimulatorOptions options;
+  PendingFaults faults;
+  Counters counters;
+
+  const Guilds& guilds() const { return guilds_; }
+  IdentifyLimits& limits() { return limits_; }
+  bool token_reset() const { return token_reset_; }
+  void SetToken(std::string token);
+  std::string url;  // of this gateway, as clients are told
+
+ private:
+  // Sessions of one shard count, by shard id.
+  using Generation = std::vector<std::vector<Session*>>;
+
+  void ResetToken();
+  size_t Give(const std::vector<Session*>& sessions, const DispatchPtr& event, uint64_t needed);
+
+  const std::function<void()> changed_;
+  const Guilds guilds_;
+  IdentifyLimits limits_;
+  bool token_reset_ = false;
+  std::vector<std::unique_ptr<Session>> sessions_;  // in the order of their start
+  std::vector<std::unique_ptr<Session>> ended_;     // only while recording
+  std::map<uint32_t, Generation> generations_;      // by shard count
+  // By type, found once: of guilds' events, and of those without a guild.
+  std::array<std::unordered_map<std::string, uint64_t>, 2> needed_intents_;
+  uint64_t sessions_started_ = 0;
+  // Large bodies are shared between the sessions that have them in their replay buffers, and made
+  // anew after that.
+  std::vector<std::weak_ptr<const Dispatch>> guild_creates_;
+  std::set<Peer*> peers_;
+};
+
+}  // namespace shardd::simulator

@@ -1,0 +1,53 @@
+#include "simulator/limits.h"
+
+#include <algorithm>
+
+namespace shardd::simulator {
+namespace {
+
+constexpr std::chrono::hours kDay{24};
+constexpr std::chrono::seconds kSendWindow{60};
+
+}  // namespace
+
+IdentifyLimits::IdentifyLimits(const Options& options)
+    : options_(options), remaining_(options.remaining.value_or(options.total)) {}
+
+IdentifyLimits::Verdict IdentifyLimits::Admit(uint32_t shard_id, SteadyTime now) {
+  Roll(now);
+  const uint32_t bucket = shard_id % std::max<uint32_t>(options_.max_concurrency, 1);
+  const auto last = last_by_bucket_.find(bucket);
+  if (last != last_by_bucket_.end() && now - last->second < options_.window) {
+    return Verdict::kTooEarly;
+  }
+  if (remaining_ == 0) return Verdict::kBudgetSpent;
+  if (!day_began_.has_value()) day_began_ = now;
+  last_by_bucket_[bucket] = now;
+  --remaining_;
+  return Verdict::kAdmitted;
+}
+
+uint32_t IdentifyLimits::Remaining(SteadyTime now) {
+  Roll(now);
+  return remaining_;
+}
+
+std::chrono::milliseconds IdentifyLimits::ResetAfter(SteadyTime now) const {
+  if (!day_began_.has_value()) return std::chrono::milliseconds(0);
+  return std::chrono::duration_cast<std::chrono::milliseconds>(*day_began_ + kDay - now);
+}
+
+void IdentifyLimits::Roll(SteadyTime now) {
+  if (!day_began_.has_value() || now - *day_began_ < kDay) return;
+  day_began_.reset();
+  remaining_ = options_.total;
+}
+
+bool SendWindow::Admit(SteadyTime now) {
+  while (!sent_.empty() && now - sent_.front() >= kSendWindow) sent_.pop_front();
+  if (sent_.size() >= limit_) return false;
+  sent_.push_back(now);
+  return true;
+}
+
+}  // namespace shardd::simulator

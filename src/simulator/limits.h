@@ -1,0 +1,57 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <unordered_map>
+
+#include "common/clock.h"
+
+namespace shardd::simulator {
+
+// What Discord allows a bot in IDENTIFYs: one per bucket (shard id % max_concurrency) and window,
+// so many a day. https://discord.com/developers/docs/events/gateway#rate-limiting.
+// Thread-compatible.
+class IdentifyLimits {
+ public:
+  struct Options {
+    uint32_t max_concurrency = 1;
+    std::chrono::milliseconds window{5000};
+    uint32_t total = 1000;
+    std::optional<uint32_t> remaining;  // unset: total
+  };
+  enum class Verdict { kAdmitted, kTooEarly, kBudgetSpent };
+
+  explicit IdentifyLimits(const Options& options);
+
+  // An IDENTIFY that is too early costs nothing and does not lengthen the wait.
+  Verdict Admit(uint32_t shard_id, SteadyTime now);
+
+  uint32_t Remaining(SteadyTime now);
+  // 0 while nothing has been used.
+  std::chrono::milliseconds ResetAfter(SteadyTime now) const;
+
+ private:
+  void Roll(SteadyTime now);
+
+  const Options options_;
+  uint32_t remaining_;
+  std::optional<SteadyTime> day_began_;
+  std::unordered_map<uint32_t, SteadyTime> last_by_bucket_;
+};
+
+// Counts what a connection sends in the last 60 seconds. Thread-compatible.
+class SendWindow {
+ public:
+  explicit SendWindow(uint32_t limit) : limit_(limit) {}
+
+  // Whether one more is still within the limit.
+  bool Admit(SteadyTime now);
+
+ private:
+  const uint32_t limit_;
+  std::deque<SteadyTime> sent_;
+};
+
+}  // namespace shardd::simulator
