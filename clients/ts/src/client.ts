@@ -1,0 +1,315 @@
+import {
+  Client,
+  Metadata,
+  credentials as grpcCredentials,
+  type CallOptions as GrpcCallOptions,
+  type ChannelCredentials,
+  type ChannelOptions,
+  type ClientReadableStream,
+  type MethodDefinition,
+} from '@grpc/grpc-js';
+import { ShardControlError, toShardControlError } from './errors.js';
+import { EventBatch, type Gap, type ShardEvent } from './events.js';
+import {
+  EventBatch as WireBatch,
+  EventsRequest,
+  KillRequest,
+  LocateRequest,
+  ShardControlService,
+  SpawnRequest,
+  StartFrom,
+  StatsRequest,
+  WatchRequest,
+  type KillResponse,
+  type LocateResponse,
+  type SpawnResponse,
+  type StatsResponse,
+} from './gen/shardd/v1/shardd.js';
+import { resume, throwIfAborted, type ResumeOptions } from './stream.js';
+
+const unaryTimeoutMs = 30_000;
+// The server sends at least an empty batch every 5 s.
+const eventsIdleTimeoutMs = 20_000;
+const defaultWatchIntervalMs = 10_000;
+
+export interface ShardClientOptions {
+  /** `HOST:PORT` or `unix:PATH`. */
+  address: string;
+  /** Default: none on loopback and unix sockets. Anywhere else say what you want, if need be `credentials.createInsecure()`. */
+  credentials?: ChannelCredentials | undefined;
+  /** Of grpc-js; these win over the defaults of this client. */
+  channelOptions?: ChannelOptions | undefined;
+}
+
+/** The last parameter of every call. */
+export interface CallOptions {
+  /** Ends the call with CANCELLED. */
+  signal?: AbortSignal | undefined;
+  /** Ends the call with DEADLINE_EXCEEDED. Default: 30 s; none for streams. */
+  timeoutMs?: number | undefined;
+}
+
+export interface StreamOptions extends CallOptions {
+  /** Told each time the stream has broken and will be opened again, so that nobody waits for a server without knowing. */
+  onDisconnect?: ((error: ShardControlError, retryInMs: number) => void) | undefined;
+}
+
+export interface ShardSelection {
+  /** Default: all. */
+  shardIds?: readonly number[] | undefined;
+  /** Which generation the ids belong to. Default: the one in charge. */
+  shardCount?: number | undefined;
+}
+
+export interface KillOptions extends ShardSelection {
+  /** True: a later spawn resumes the session. Default: the session ends, and the bot goes offline there at once. */
+  keepSession?: boolean | undefined;
+}
+
+export interface WatchOptions extends ShardSelection {
+  /** Between two messages when nothing changes, 100 or more. Default: 10,000. */
+  intervalMs?: number | undefined;
+}
+
+export interface EventsOptions {
+  /** Where to go on: the cursor of the last batch that was processed. Wins over `from`. */
+  cursor?: string | undefined;
+  /** Where to start without a cursor. Default: `latest`, the events that come from now on. */
+  from?: 'earliest' | 'latest' | undefined;
+  /** Most events in a batch. Default and most: 4096. */
+  maxBatchEvents?: number | undefined;
+  /** Bytes after which a batch is full; a larger event goes out alone. Default: 64 KiB; most: 4 MiB. */
+  maxBatchBytes?: number | undefined;
+  /** An event with more `data` comes with none; see `ShardEvent.dataOmitted`. Default: no limit. */
+  maxEventBytes?: number | undefined;
+  /** How long a batch may wait for company. Default: not at all. */
+  maxDelayMs?: number | undefined;
+}
+
+/**
+ * The events of a log, to be read once with `for await`. Leaving the loop frees the stream on the server.
+ *
+ * When the connection breaks or the server restarts, it goes on behind the last batch that was taken as a whole. Batches that
+ * had arrived but were not taken are thrown away and come again, so nothing is lost and nothing comes twice.
+ */
+export class EventStream<T> implements AsyncIterableIterator<T> {
+  readonly #generator: AsyncGenerator<T, void, undefined>;
+  readonly #abort: AbortController;
+  readonly #position: { cursor: string | undefined };
+
+  /** Made by ShardClient. */
+  constructor(generator: AsyncGenerator<T, void, undefined>, abort: AbortController, position: { cursor: string | undefined }) {
+    this.#generator = generator;
+    this.#abort = abort;
+    this.#position = position;
+  }
+
+  /**
+   * Where to go on after a restart of this program: behind the last batch of which every event was taken, and the loop came back
+   * for more. So what was in hand when the program died comes again (at least once): drop it by offset where that matters.
+   */
+  get cursor(): string | undefined {
+    return this.#position.cursor;
+  }
+
+  next(): Promise<IteratorResult<T, void>> {
+    return this.#generator.next();
+  }
+
+  return(): Promise<IteratorResult<T, void>> {
+    this.#abort.abort();
+    return this.#generator.return();
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}
+
+/** A connection to one shardd server. It connects by itself when it is first used. */
+export class ShardClient {
+  readonly #client: Client;
+  readonly #open = new Set<AbortController>();
+  #closed = false;
+
+  constructor({ address, credentials, channelOptions }: ShardClientOptions) {
+    const local = /^(unix:|((localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$))/.test(address);
+    if (!credentials && !local) {
+      throw new TypeError(
+        `${address} is not on this machine, so say how to reach it: credentials.createSsl(), or credentials.createInsecure() ` +
+          'where the network between is yours alone',
+      );
+    }
+    this.#client = new Client(address, credentials ?? grpcCredentials.createInsecure(), {
+      'grpc.max_receive_message_length': 64 * 1024 * 1024,
+      'grpc-node.flow_control_window': 4 * 1024 * 1024,
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': 5_000,
+      ...(local ? { 'grpc.enable_http_proxy': 0 } : {}),
+      ...channelOptions,
+    });
+  }
+
+  /** Starts shards, all of the generation by default. Returns when they are accepted, not when they are READY. */
+  spawn(request: ShardSelection = {}, options: CallOptions = {}): Promise<SpawnResponse> {
+    return this.#unary(ShardControlService.spawn, SpawnRequest.fromPartial(selection(request)), options);
+  }
+
+  /** Stops shards, all by default. */
+  kill(request: KillOptions = {}, options: CallOptions = {}): Promise<KillResponse> {
+    const message = KillRequest.fromPartial({ ...selection(request), keepSession: request.keepSession ?? false });
+    return this.#unary(ShardControlService.kill, message, options);
+  }
+
+  /** What runs and how it is; cheap enough to poll each second. */
+  stats(request: ShardSelection = {}, options: CallOptions = {}): Promise<StatsResponse> {
+    return this.#unary(ShardControlService.stats, StatsRequest.fromPartial(selection(request)), options);
+  }
+
+  /** The shard that gets a guild's events, by the server's running count unless another is given. */
+  locate(guildId: bigint | string, request: { shardCount?: number | undefined } = {}, options: CallOptions = {}): Promise<LocateResponse> {
+    const message = LocateRequest.fromPartial({ guildId: BigInt(guildId), shardCount: request.shardCount ?? 0 });
+    return this.#unary(ShardControlService.locate, message, options);
+  }
+
+  /** `stats` as a stream: at once, at each interval and when a shard changes state. Opens itself again when it breaks. */
+  async *watch(request: WatchOptions = {}, options: StreamOptions = {}): AsyncGenerator<StatsResponse, void, undefined> {
+    const intervalMs = request.intervalMs ?? defaultWatchIntervalMs;
+    const message = WatchRequest.fromPartial({
+      ...selection(request),
+      interval: { seconds: BigInt(Math.floor(intervalMs / 1000)), nanos: Math.round((intervalMs % 1000) * 1e6) },
+    });
+    yield* this.#stream(ShardControlService.watch, () => message, 3 * intervalMs + 10_000, new AbortController(), options);
+  }
+
+  /** Reads the log, event by event. A `Gap` (`kind` `gap`) stands where events are missing: look for it. */
+  events(request: EventsOptions = {}, options: StreamOptions = {}): EventStream<ShardEvent | Gap> {
+    const position = { cursor: request.cursor };
+    const abort = new AbortController();
+    const batches = this.#batches(request, options, position, abort);
+    const items = async function* (): AsyncGenerator<ShardEvent | Gap, void, undefined> {
+      for await (const batch of batches) {
+        if (batch.gap) yield batch.gap;
+        for (const event of batch.events) yield event;
+      }
+    };
+    return new EventStream(items(), abort, position);
+  }
+
+  /**
+   * Reads the log, batch by batch: costs less an event than `events`, and each batch brings the cursor to keep once it is
+   * processed. Empty batches come too, since they move the cursor.
+   */
+  batches(request: EventsOptions = {}, options: StreamOptions = {}): EventStream<EventBatch> {
+    const position = { cursor: request.cursor };
+    const abort = new AbortController();
+    return new EventStream(this.#batches(request, options, position, abort), abort, position);
+  }
+
+  /** Ends all calls and streams with CANCELLED and closes the connection. */
+  close(): void {
+    this.#closed = true;
+    for (const call of this.#open) call.abort(closedError());
+    this.#client.close();
+  }
+
+  async *#batches(
+    request: EventsOptions,
+    options: StreamOptions,
+    position: { cursor: string | undefined },
+    abort: AbortController,
+  ): AsyncGenerator<EventBatch, void, undefined> {
+    const from = request.from === 'earliest' ? StartFrom.START_FROM_EARLIEST : StartFrom.START_FROM_LATEST;
+    const message = (): EventsRequest =>
+      EventsRequest.fromPartial({
+        start: position.cursor === undefined ? { $case: 'from', from } : { $case: 'cursor', cursor: position.cursor },
+        maxBatchEvents: request.maxBatchEvents ?? 0,
+        maxBatchBytes: request.maxBatchBytes ?? 0,
+        maxEventBytes: request.maxEventBytes ?? 0,
+        maxDelayMs: request.maxDelayMs ?? 0,
+      });
+    for await (const batch of this.#stream(eventsMethod, message, eventsIdleTimeoutMs, abort, options)) {
+      yield batch;
+      // Only here has the consumer come back for more, so it has taken all of the batch.
+      position.cursor = batch.cursor;
+    }
+  }
+
+  async *#stream<Q, R>(
+    method: MethodDefinition<Q, R>,
+    request: () => Q,
+    idleTimeoutMs: number,
+    abort: AbortController,
+    options: StreamOptions,
+  ): AsyncGenerator<R, void, undefined> {
+    const leave = this.#enter(abort, options.signal);
+    const deadline = options.timeoutMs === undefined ? Infinity : Date.now() + options.timeoutMs;
+    const call: GrpcCallOptions = deadline === Infinity ? {} : { deadline };
+    const { path, requestSerialize, responseDeserialize } = method;
+    const stream: ResumeOptions<R> = {
+      open: (): ClientReadableStream<R> =>
+        this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request(), new Metadata(), call),
+      signal: abort.signal,
+      deadline,
+      idleTimeoutMs,
+      onDisconnect: options.onDisconnect,
+    };
+    try {
+      yield* resume(stream);
+    } finally {
+      leave();
+    }
+  }
+
+  async #unary<Q, R>(method: MethodDefinition<Q, R>, request: Q, options: CallOptions): Promise<R> {
+    const abort = new AbortController();
+    const leave = this.#enter(abort, options.signal);
+    try {
+      throwIfAborted(abort.signal);
+      return await new Promise<R>((resolve, reject) => {
+        const call = this.#client.makeUnaryRequest(
+          method.path,
+          method.requestSerialize,
+          method.responseDeserialize,
+          request,
+          new Metadata(),
+          { deadline: Date.now() + (options.timeoutMs ?? unaryTimeoutMs) },
+          (error, response) => (error || response === undefined ? reject(error) : resolve(response)),
+        );
+        abort.signal.addEventListener('abort', () => call.cancel());
+      });
+    } catch (error) {
+      throwIfAborted(abort.signal);
+      throw toShardControlError(error);
+    } finally {
+      leave();
+    }
+  }
+
+  // Has `abort` follow the caller's signal and close() until the returned function is called.
+  #enter(abort: AbortController, signal: AbortSignal | undefined): () => void {
+    const follow = (): void => abort.abort(signal?.reason);
+    if (this.#closed) abort.abort(closedError());
+    else if (signal?.aborted) follow();
+    signal?.addEventListener('abort', follow);
+    this.#open.add(abort);
+    return () => {
+      signal?.removeEventListener('abort', follow);
+      this.#open.delete(abort);
+    };
+  }
+}
+
+const eventsMethod: MethodDefinition<EventsRequest, EventBatch> = {
+  ...ShardControlService.events,
+  responseSerialize: () => Buffer.alloc(0),
+  responseDeserialize: (bytes) => new EventBatch(WireBatch.decode(bytes)),
+};
+
+function selection({ shardIds, shardCount }: ShardSelection): { shardIds: number[]; shardCount: number } {
+  return { shardIds: [...(shardIds ?? [])], shardCount: shardCount ?? 0 };
+}
+
+function closedError(): ShardControlError {
+  return new ShardControlError('CANCELLED', 'the client is closed');
+}
