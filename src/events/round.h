@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/shard_id.h"
+#include "events/index_entry.h"
+
+namespace shardd::events {
+
+// An event on its way into the log. The views need to live until Round::Add returns.
+struct NewEvent {
+  ShardId shard;
+  uint32_t session = 0;
+  uint64_t sequence = 0;
+  uint64_t guild_id = 0;
+  int64_t received_unix_nanos = 0;
+  std::string_view type;  // at most kMaxTypeBytes
+  std::string_view data;  // at most kMaxDataBytes
+};
+
+// Discord's longest type name has 38 characters.
+inline constexpr size_t kMaxTypeBytes = 64;
+// Above the largest message that a shard takes from Discord, and far below what 32-bit positions can hold.
+inline constexpr size_t kMaxDataBytes = size_t{256} << 20;
+
+// The events of one round of a worker, encoded into the log's final form, all but the offsets: those are given when the
+// round is appended, under the log's lock. Reused from round to round, so it settles at the size of the largest one.
+// Thread-compatible; owned by one worker.
+class Round {
+ public:
+  // REQUIRES: event.type and event.data are within their bounds.
+  void Add(const NewEvent& event);
+  void Clear();
+
+  bool empty() const { return entries_.empty(); }
+  size_t bytes() const { return size_; }
+
+  // `position` counts from the round's first byte, and `offset` and `entry_crc` are not set yet.
+  std::span<const IndexEntry> entries() const { return entries_; }
+  const uint8_t* data() const { return buffer_.get(); }
+
+ private:
+  uint8_t* Reserve(size_t size);
+
+  std::unique_ptr<uint8_t[]> buffer_;
+  size_t capacity_ = 0;
+  size_t size_ = 0;
+  std::vector<IndexEntry> entries_;
+};
+
+// Where Event.offset's eight bytes stand in a record.
+size_t OffsetPosition(const uint8_t* record);
+
+// The record of `entry` as it goes to a reader that does not want `data` that large: with empty `data`, and `data_bytes` as it
+// was.
+std::string WithoutData(std::string_view record, const IndexEntry& entry);
+
+}  // namespace shardd::events

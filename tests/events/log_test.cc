@@ -1,0 +1,245 @@
+#include "events/log.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "events/crc32c.h"
+#include "shardd/v1/shardd.pb.h"
+
+namespace shardd::events {
+namespace {
+
+NewEvent Event(uint64_t sequence, std::string_view data) {
+  return {.shard = {.id = 0, .count = 1},
+          .session = 1,
+          .sequence = sequence,
+          .received_unix_nanos = static_cast<int64_t>(sequence) * 1000,
+          .type = "TYPING_START",
+          .data = data};
+}
+
+class LogTest : public ::testing::Test {
+ protected:
+  void Open(uint64_t retain_bytes) {
+    auto opened = Log::Open({.retain_bytes = retain_bytes});
+    ASSERT_TRUE(opened.ok());
+    log_ = *std::move(opened);
+  }
+
+  void Append(size_t data_bytes) {
+    Round round;
+    round.Add(Event(++sequence_, std::string(data_bytes, 'x')));
+    log_->Append(round);
+  }
+
+  // Parses a run and checks that it holds what it says.
+  static v1::EventBatch Parse(const events::Run& run) {
+    v1::EventBatch batch;
+    EXPECT_TRUE(batch.ParseFromArray(run.bytes().data(), static_cast<int>(run.bytes().size())));
+    EXPECT_EQ(static_cast<uint64_t>(batch.events_size()), run.events());
+    for (int i = 0; i < batch.events_size(); ++i) {
+      EXPECT_EQ(batch.events(i).offset(), run.first + static_cast<uint64_t>(i));
+      EXPECT_EQ(batch.events(i).sequence(), batch.events(i).offset() + 1);
+    }
+    return batch;
+  }
+
+  std::unique_ptr<Log> log_;
+  uint64_t sequence_ = 0;
+};
+
+TEST_F(LogTest, ReadsWhatWasAppendedInOrder) {
+  Open(kMinRetainBytes);
+  EXPECT_TRUE(log_->Read(0, {}).empty());
+  Round round;
+  for (int i = 0; i < 10; ++i) round.Add(Event(++sequence_, "{}"));
+  log_->Append(round);
+  EXPECT_TRUE(round.empty());
+  Append(5);
+  EXPECT_EQ(log_->end(), 11u);
+  const auto run = log_->Read(0, {});
+  EXPECT_EQ(run.first, 0u);
+  EXPECT_EQ(run.next, 11u);
+  EXPECT_FALSE(run.full);
+  Parse(run);
+  EXPECT_EQ(Parse(log_->Read(7, {})).events_size(), 4);
+  EXPECT_TRUE(log_->Read(11, {}).empty());
+}
+
+TEST_F(LogTest, StopsAtTheLimits) {
+  Open(kMinRetainBytes);
+  for (int i = 0; i < 20; ++i) Append(1000);
+  const auto by_events = log_->Read(0, {.max_events = 3});
+  EXPECT_EQ(by_events.events(), 3u);
+  EXPECT_TRUE(by_events.full);
+  const auto by_bytes = log_->Read(0, {.max_bytes = 4000});
+  EXPECT_EQ(by_bytes.events(), 3u);
+  EXPECT_LE(by_bytes.bytes().size(), 4000u);
+  EXPECT_TRUE(by_bytes.full);
+  const auto one_larger = log_->Read(0, {.max_bytes = 10});
+  EXPECT_EQ(one_larger.events(), 1u);
+  const auto exact = log_->Read(18, {.max_events = 2});
+  EXPECT_EQ(exact.events(), 2u);
+  EXPECT_FALSE(exact.full);
+}
+
+TEST_F(LogTest, LeavesOutDataThatIsTooLargeForTheReader) {
+  Open(kMinRetainBytes);
+  for (const size_t size : {10, 100, 101, 5000, 10}) Append(size);
+  std::vector<std::pair<size_t, size_t>> sizes;
+  for (uint64_t at = 0; at < log_->end();) {
+    const auto run = log_->Read(at, {.max_event_bytes = 100});
+    ASSERT_FALSE(run.empty());
+    const v1::EventBatch batch = Parse(run);
+    for (const auto& event : batch.events()) {
+      sizes.emplace_back(event.data().size(), event.data_bytes());
+    }
+    at = run.next;
+  }
+  const std::vector<std::pair<size_t, size_t>> expected = {
+      {10, 10}, {100, 100}, {0, 101}, {0, 5000}, {10, 10}};
+  EXPECT_EQ(sizes, expected);
+}
+
+TEST_F(LogTest, ForgetsTheOldestAndSaysWhereItStarts) {
+  Open(kMinRetainBytes);
+  for (int i = 0; i < 3000; ++i) Append(1000);
+  EXPECT_GT(log_->oldest(), 1000u);
+  EXPECT_LT(log_->oldest(), 3000u);
+  const auto run = log_->Read(0, {});
+  EXPECT_EQ(run.first, log_->oldest());
+  Parse(run);
+  const Log::Stats stats = log_->GetStats();
+  EXPECT_EQ(stats.oldest, log_->oldest());
+  EXPECT_EQ(stats.end, 3000u);
+  EXPECT_LE(stats.bytes, kMinRetainBytes);
+  EXPECT_GT(stats.bytes, kMinRetainBytes * 8 / 10);
+  EXPECT_EQ(stats.oldest_received_unix_nanos, log_->ReceivedUnixNanos(log_->oldest()));
+  EXPECT_EQ(log_->ReceivedUnixNanos(0), 0);
+  EXPECT_EQ(log_->ReceivedUnixNanos(log_->end()), 0);
+}
+
+TEST_F(LogTest, TakesAnEventLargerThanASegmentAndThanTheWholeRing) {
+  Open(kMinRetainBytes);
+  Append(10);
+  for (const size_t size : {200'000, 3'000'000, 10}) {
+    Append(size);
+    const auto run = log_->Read(log_->end() - 1, {});
+    EXPECT_EQ(Parse(run).events(0).data_bytes(), size);
+  }
+  for (int i = 0; i < 2000; ++i) Append(1000);
+  EXPECT_LE(log_->GetStats().bytes, kMinRetainBytes);
+}
+
+TEST_F(LogTest, SplitsARoundOverSegments) {
+  Open(kMinRetainBytes);
+  Round round;
+  for (int i = 0; i < 700; ++i) round.Add(Event(++sequence_, std::string(1000, 'x')));
+  log_->Append(round);
+  uint64_t at = 0;
+  while (at < log_->end()) {
+    const auto run = log_->Read(at, {});
+    ASSERT_EQ(run.first, at);
+    Parse(run);
+    at = run.next;
+  }
+  EXPECT_EQ(at, 700u);
+}
+
+TEST_F(LogTest, AHeldRunStaysAsItIsWhileTheLogGoesRound) {
+  Open(kMinRetainBytes);
+  for (int i = 0; i < 10; ++i) Append(1000);
+  const auto held = log_->Read(0, {});
+  const std::string before(held.bytes());
+  for (int i = 0; i < 5000; ++i) Append(1000);
+  EXPECT_GT(log_->oldest(), held.next);
+  EXPECT_EQ(held.bytes(), before);
+  EXPECT_EQ(log_->retired_pinned(), 1u);
+}
+
+TEST_F(LogTest, AHeldRunOutlivesTheLog) {
+  Open(kMinRetainBytes);
+  Append(1000);
+  const auto held = log_->Read(0, {});
+  const std::string before(held.bytes());
+  log_.reset();
+  EXPECT_EQ(held.bytes(), before);
+}
+
+TEST_F(LogTest, TellsReadersToCopyOnceTooManySegmentsAreHeld) {
+  Open(kMinRetainBytes);
+  std::vector<events::Run> held;
+  for (size_t i = 0; i < Log::kMaxRetiredPinned; ++i) {
+    Append(1000);
+    held.push_back(log_->Read(log_->end() - 1, {}));
+    EXPECT_FALSE(held.back().ageing);
+    for (int j = 0; j < 3000; ++j) Append(1000);
+  }
+  EXPECT_EQ(log_->retired_pinned(), Log::kMaxRetiredPinned);
+  EXPECT_TRUE(log_->Read(log_->end() - 1, {}).ageing);
+  held.clear();
+  EXPECT_EQ(log_->retired_pinned(), 0u);
+  EXPECT_FALSE(log_->Read(log_->end() - 1, {}).ageing);
+  EXPECT_TRUE(log_->Read(log_->oldest(), {}).ageing) << "about to be recycled";
+}
+
+TEST_F(LogTest, RefusesToBeTooSmall) {
+  const auto opened = Log::Open({.retain_bytes = kMinRetainBytes - 1});
+  EXPECT_EQ(opened.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(LogTest, WritersAndReadersRunBesideEachOther) {
+  Open(kMinRetainBytes);
+  constexpr int kWriters = 2;
+  constexpr int kRounds = 3000;
+  std::atomic<int> signals = 0;
+  log_->SetListener([&] { signals.fetch_add(1, std::memory_order_relaxed); });
+  std::atomic<int> running = kWriters;
+  std::vector<std::thread> threads;
+  for (int w = 0; w < kWriters; ++w) {
+    threads.emplace_back([&, w] {
+      Round round;
+      uint64_t sequence = 0;
+      for (int i = 0; i < kRounds; ++i) {
+        for (int j = 0; j <= i % 5; ++j) {
+          NewEvent event = Event(++sequence, std::string(100 + (i * 37) % 900, 'x'));
+          event.shard.id = static_cast<uint32_t>(w);
+          round.Add(event);
+        }
+        log_->Append(round);
+      }
+      running.fetch_sub(1);
+    });
+  }
+  for (int r = 0; r < 2; ++r) {
+    threads.emplace_back([&] {
+      std::vector<uint64_t> last(kWriters, 0);
+      uint64_t at = 0;
+      while (running.load() > 0 || at < log_->end()) {
+        const auto run = log_->Read(at, {});
+        if (run.first > at) std::fill(last.begin(), last.end(), 0);
+        v1::EventBatch batch;
+        ASSERT_TRUE(batch.ParseFromArray(run.bytes().data(), static_cast<int>(run.bytes().size())));
+        uint64_t offset = run.first;
+        for (const auto& event : batch.events()) {
+          ASSERT_EQ(event.offset(), offset++);
+          uint64_t& previous = last[event.shard_id()];
+          if (previous != 0) {
+            ASSERT_EQ(event.sequence(), previous + 1);
+          }
+          previous = event.sequence();
+        }
+        ASSERT_EQ(offset, run.next);
+        at = run.next;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(signals.load(), kWriters * kRounds);
+}
+
+}  // namespace
+}  // namespace shardd::events
