@@ -1,0 +1,832 @@
+#include "gateway/protocol.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gateway/padded.h"
+
+namespace shardd::gateway {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+constexpr char kMain[] = "wss://gateway.discord.gg";
+constexpr char kMainUrl[] = "wss://gateway.discord.gg/?v=10&encoding=json&compress=zstd-stream";
+constexpr char kResumeUrl[] =
+    "wss://gateway-us-east1-b.discord.gg/?v=10&encoding=json&compress=zstd-stream";
+
+// A small language to tell a connection's story in. What the protocol does is written down as it
+// does it.
+class ShardProtocolTest : public ::testing::Test {
+ protected:
+  ShardProtocolTest() { Use({}); }
+
+  void Use(ShardTimings timings) {
+    ProtocolOptions options;
+    options.shard = {3, 16};
+    options.token = "to\"ken";
+    options.intents = 513;
+    options.timings = timings;
+    options.seed = 7;
+    protocol_ = std::make_unique<ShardProtocol>(options, &reader_);
+    protocol_->SetGatewayUrl(kMain);
+  }
+
+  // ---- What happens ----
+
+  void Start() { protocol_->Start(now_), Collect(); }
+  void Stop(bool keep_session) { protocol_->Stop(keep_session, now_), Collect(); }
+  void Admit(std::chrono::milliseconds wait = 0ms) {
+    protocol_->Admitted(now_.steady + wait, now_), Collect();
+  }
+  void Connect() { protocol_->Connected(now_), Collect(); }
+  void FailConnect() { protocol_->ConnectFailed("refused", now_), Collect(); }
+  void Receive(const std::string& json) {
+    const Padded padded(json);
+    protocol_->Received(padded, now_);
+    Collect();
+  }
+  void Close(std::optional<uint16_t> code) { protocol_->Closed(code, now_), Collect(); }
+  void Lose() { protocol_->ConnectionLost("reset", now_), Collect(); }
+
+  void Hello(int64_t interval = 41250) {
+    Receive(R"({"t":null,"s":null,"op":10,"d":{"heartbeat_interval":)" + std::to_string(interval) +
+            "}}");
+  }
+  void Ready(const std::string& session = "abc", uint64_t s = 1, const std::string& guilds = "") {
+    Receive(R"({"t":"READY","s":)" + std::to_string(s) + R"(,"op":0,"d":{"session_id":")" +
+            session + R"(","resume_gateway_url":"wss://gateway-us-east1-b.discord.gg","guilds":[)" +
+            guilds + "]}}");
+  }
+  void Event(uint64_t s, const std::string& type = "X", const std::string& d = "{}") {
+    Receive(R"({"t":")" + type + R"(","s":)" + std::to_string(s) + R"(,"op":0,"d":)" + d + "}");
+  }
+  void Resumed(uint64_t s) { Event(s, "RESUMED", R"({"_trace":[]})"); }
+  void Ack() { Receive(R"({"t":null,"s":null,"op":11,"d":null})"); }
+  void InvalidSession(bool resumable) {
+    Receive(std::string(R"({"t":null,"s":null,"op":9,"d":)") + (resumable ? "true}" : "false}"));
+  }
+  void Reconnect() { Receive(R"({"t":null,"s":null,"op":7,"d":null})"); }
+
+  // Lets time pass, with a tick at each deadline on the way.
+  void Advance(std::chrono::milliseconds time) {
+    const SteadyTime until = now_.steady + time;
+    while (protocol_->deadline() <= until) {
+      SetTime(std::max(now_.steady, protocol_->deadline()));
+      protocol_->Tick(now_);
+      Collect();
+    }
+    SetTime(until);
+  }
+  // The same with the server answering each heartbeat.
+  void AdvanceWithAcks(std::chrono::milliseconds time) {
+    const SteadyTime until = now_.steady + time;
+    while (protocol_->deadline() <= until) {
+      SetTime(std::max(now_.steady, protocol_->deadline()));
+      const size_t before = beats_;
+      protocol_->Tick(now_);
+      Collect();
+      if (beats_ > before) Ack();
+    }
+    SetTime(until);
+  }
+  void SetTime(SteadyTime time) {
+    now_.wall +=
+        std::chrono::duration_cast<std::chrono::system_clock::duration>(time - now_.steady);
+    now_.steady = time;
+  }
+
+  // Up to READY.
+  void BecomeReady(int64_t interval = 41250) {
+    Start();
+    Admit();
+    Connect();
+    Hello(interval);
+    Ready();
+    done_.clear();
+  }
+  // From a connection that has just been asked for, up to RESUME sent.
+  void SendResume() {
+    Connect();
+    Hello();
+    EXPECT_THAT(Last(), StartsWith("send {\"op\":6"));
+    done_.clear();
+  }
+
+  // ---- What came of it ----
+
+  void Collect() {
+    for (const Action& each : protocol_->actions())
+      std::visit([this](const auto& a) { Note(a); }, each);
+    protocol_->actions().clear();
+  }
+  void Note(const action::EnterGate&) { done_.push_back("enter gate"); }
+  void Note(const action::LeaveGate&) { done_.push_back("leave gate"); }
+  void Note(const action::SpendSessionStart&) { done_.push_back("spend"); }
+  void Note(const action::Connect& a) { done_.push_back("connect " + a.url); }
+  void Note(const action::Send& a) {
+    if (a.is_heartbeat) ++beats_;
+    done_.push_back("send " + a.text);
+  }
+  void Note(const action::Close& a) { done_.push_back("close " + std::to_string(a.code)); }
+  void Note(const action::EmitDispatch& a) {
+    done_.push_back("emit " + std::string(a.dispatch.type) + " " +
+                    std::to_string(a.dispatch.session) + ":" + std::to_string(a.dispatch.sequence));
+    last_data_ = a.dispatch.data;
+    last_guild_ = a.dispatch.guild_id;
+  }
+  void Note(const action::ChangeState& a) { states_.push_back(a.info.state); }
+  void Note(const action::LoseSession& a) {
+    done_.push_back("lost " + std::to_string(a.session) + ":" + std::to_string(a.last_sequence) +
+                    " " + a.reason);
+  }
+  void Note(const action::Warn& a) { warnings_.push_back(a.text); }
+
+  std::vector<std::string> Done() { return std::exchange(done_, {}); }
+  std::string Last() const { return done_.empty() ? "" : done_.back(); }
+  ShardState state() const { return protocol_->info().state; }
+  std::string reason() const { return protocol_->info().reason; }
+
+  Now now_{SteadyTime(1h), WallTime(std::chrono::hours(24 * 365 * 50))};
+  EnvelopeReader reader_;
+  std::unique_ptr<ShardProtocol> protocol_;
+  std::vector<std::string> done_;
+  std::vector<ShardState> states_;
+  std::vector<std::string> warnings_;
+  std::string last_data_;
+  uint64_t last_guild_ = 0;
+  size_t beats_ = 0;
+};
+
+TEST_F(ShardProtocolTest, FromStartToReady) {
+  Start();
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  EXPECT_EQ(state(), ShardState::kWaitingToIdentify);
+  Admit();
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kMainUrl));
+  EXPECT_EQ(state(), ShardState::kConnecting);
+  Connect();
+  EXPECT_THAT(Done(), IsEmpty());
+  Hello();
+  EXPECT_THAT(
+      Done(),
+      ElementsAre(
+          "spend",
+          R"(send {"op":2,"d":{"token":"to\"ken","properties":{"os":"linux","browser":"shardd","device":"shardd"},"large_threshold":50,"shard":[3,16],"intents":513}})"));
+  EXPECT_EQ(state(), ShardState::kIdentifying);
+  Ready("abc", 1, R"({"id":"1","unavailable":true},{"id":"2","unavailable":true})");
+  EXPECT_THAT(Done(), ElementsAre("emit READY 1:1"));
+  EXPECT_EQ(state(), ShardState::kReady);
+  EXPECT_EQ(protocol_->info().guilds, 2u);
+  EXPECT_EQ(protocol_->info().identifies, 1u);
+  EXPECT_EQ(protocol_->info().session, 1u);
+  EXPECT_THAT(states_, ElementsAre(ShardState::kWaitingToIdentify, ShardState::kConnecting,
+                                   ShardState::kIdentifying, ShardState::kReady));
+}
+
+TEST_F(ShardProtocolTest, IdentifyWaitsForItsSlotAndHeartbeatsMeanwhile) {
+  Start();
+  Admit(4s);
+  Connect();
+  Hello(1000);
+  Done();
+  AdvanceWithAcks(3999ms);
+  EXPECT_GE(beats_, 3u);
+  EXPECT_THAT(Done(), Not(::testing::Contains("spend")));
+  Advance(1ms);
+  EXPECT_THAT(Done(), ::testing::Contains("spend"));
+}
+
+TEST_F(ShardProtocolTest, DispatchesPassInOrderByteForByte) {
+  BecomeReady();
+  Event(2, "MESSAGE_CREATE", R"({"content":"h\u00e9","guild_id":"99"})");
+  EXPECT_THAT(Done(), ElementsAre("emit MESSAGE_CREATE 1:2"));
+  EXPECT_EQ(last_data_, R"({"content":"h\u00e9","guild_id":"99"})");
+  EXPECT_EQ(last_guild_, 99u);
+  EXPECT_EQ(protocol_->info().sequence, 2u);
+  EXPECT_EQ(protocol_->info().events, 2u);
+}
+
+TEST_F(ShardProtocolTest, DoublesAreDroppedAndJumpsPassWithOneWarning) {
+  BecomeReady();
+  Event(2);
+  Event(2);
+  Event(1);
+  Event(10);
+  Event(20);
+  EXPECT_THAT(Done(), ElementsAre("emit X 1:2", "emit X 1:10", "emit X 1:20"));
+  EXPECT_EQ(warnings_.size(), 1u);
+}
+
+TEST_F(ShardProtocolTest, UnknownOpcodesAndTypesPassWithoutHarm) {
+  BecomeReady();
+  for (const char* op : {"2", "6", "12", "99", "-5", "9007199254740993"}) {
+    Receive(std::string(R"({"t":null,"s":null,"op":)") + op + R"(,"d":{"x":1}})");
+  }
+  Event(2, "A_TYPE_OF_TOMORROW", "[1,2]");
+  Event(3, "Y", "null");
+  EXPECT_THAT(Done(), ElementsAre("emit A_TYPE_OF_TOMORROW 1:2", "emit Y 1:3"));
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, ADispatchWithoutSequencePassesAndChangesNone) {
+  BecomeReady();
+  Event(2);
+  Receive(R"({"t":"RATE_LIMITED","s":null,"op":0,"d":{}})");
+  Receive(R"({"t":"RATE_LIMITED","op":0,"d":{}})");
+  EXPECT_EQ(protocol_->info().sequence, 2u);
+  Lose();
+  Done();
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), HasSubstr(R"("seq":2})"));
+}
+
+TEST_F(ShardProtocolTest, FirstSequenceZeroDoesNoHarm) {
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  Ready("abc", 0);
+  Done();
+  Receive(R"({"op":1,"d":null})");
+  EXPECT_THAT(Done(), ElementsAre(R"(send {"op":1,"d":0})"));
+  Event(1);
+  EXPECT_THAT(Done(), ElementsAre("emit X 1:1"));
+}
+
+TEST_F(ShardProtocolTest, GuildsAreCounted) {
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  std::string guilds;
+  for (int i = 1; i <= 2600; ++i) {
+    guilds += (i > 1 ? "," : "") + std::string(R"({"id":")") + std::to_string(1000000000 + i) +
+              R"(","unavailable":true})";
+  }
+  Ready("abc", 1, guilds);
+  EXPECT_EQ(protocol_->info().guilds, 2600u);
+  Event(2, "GUILD_CREATE", R"({"id":"1000000001"})");
+  EXPECT_EQ(protocol_->info().guilds, 2600u);
+  Event(3, "GUILD_CREATE", R"({"id":"5"})");
+  EXPECT_EQ(protocol_->info().guilds, 2601u);
+  Event(4, "GUILD_DELETE", R"({"id":"5","unavailable":true})");
+  EXPECT_EQ(protocol_->info().guilds, 2601u);
+  Event(5, "GUILD_DELETE", R"({"id":"5"})");
+  EXPECT_EQ(protocol_->info().guilds, 2600u);
+}
+
+// ---- Heartbeats ----
+
+TEST_F(ShardProtocolTest, TheFirstBeatComesWithinOneIntervalThenOneEach) {
+  BecomeReady();
+  AdvanceWithAcks(41250ms);
+  EXPECT_EQ(beats_, 1u);
+  AdvanceWithAcks(41250ms * 9);
+  EXPECT_EQ(beats_, 10u);
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, BeatsCarryTheLastSequence) {
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  Done();
+  Receive(R"({"t":null,"s":null,"op":1,"d":null})");
+  EXPECT_THAT(Done(), ElementsAre(R"(send {"op":1,"d":null})"));
+  Ready();
+  Event(7);
+  Done();
+  Receive(R"({"t":null,"s":null,"op":1,"d":null})");
+  EXPECT_THAT(Done(), ElementsAre(R"(send {"op":1,"d":7})"));
+}
+
+TEST_F(ShardProtocolTest, LatencyIsFromBeatToAck) {
+  BecomeReady();
+  Receive(R"({"op":1})");
+  Advance(120ms);
+  Ack();
+  EXPECT_EQ(protocol_->info().latency, 120ms);
+}
+
+TEST_F(ShardProtocolTest, NoAckAndNoBytesIsAZombie) {
+  BecomeReady(1000);
+  Advance(1000ms);
+  EXPECT_EQ(beats_, 1u);
+  Done();
+  Advance(1000ms);
+  EXPECT_THAT(Done(), ElementsAre("close 4000", std::string("connect ") + kResumeUrl));
+  EXPECT_THAT(reason(), HasSubstr("heartbeats were not acknowledged"));
+}
+
+TEST_F(ShardProtocolTest, TrafficWithoutAcksCountsAsLifeForTwoIntervals) {
+  BecomeReady(1000);
+  uint64_t s = 2;
+  while (beats_ == 0) Advance(10ms);
+  for (int i = 0; i < 150; ++i) {
+    Event(s++);
+    Advance(10ms);
+  }
+  EXPECT_EQ(state(), ShardState::kReady);
+  EXPECT_EQ(beats_, 2u);
+  for (int i = 0; i < 60; ++i) {
+    Event(s++);
+    Advance(10ms);
+  }
+  EXPECT_NE(state(), ShardState::kReady);
+  EXPECT_THAT(reason(), HasSubstr("no ACK over two intervals"));
+}
+
+TEST_F(ShardProtocolTest, PartsOfPayloadsCountAsLife) {
+  BecomeReady(1000);
+  while (beats_ == 0) Advance(10ms);
+  protocol_->BytesArrived();
+  Advance(1000ms);
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, AnAnswerToOp1JustBeforeTheBeatIsNoZombie) {
+  BecomeReady(1000);
+  while (beats_ == 0) Advance(10ms);
+  Ack();
+  Advance(980ms);
+  Receive(R"({"op":1})");
+  Advance(30ms);
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, ANewConnectionStartsWithoutTheOldOnesMissingAck) {
+  BecomeReady(1000);
+  while (beats_ == 0) Advance(10ms);
+  Lose();
+  SendResume();
+  Resumed(2);
+  AdvanceWithAcks(200s);
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, AWorkerThatWasHeldUpDoesNotJudge) {
+  BecomeReady(1000);
+  while (beats_ == 0) Advance(10ms);
+  SetTime(now_.steady + 10s);
+  protocol_->Tick(now_);
+  Collect();
+  EXPECT_EQ(state(), ShardState::kReady);
+  Ack();
+  AdvanceWithAcks(10s);
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, HelloWithoutASensibleIntervalEndsTheConnection) {
+  for (const char* d : {"null", "{}", R"({"heartbeat_interval":0})", R"({"heartbeat_interval":-5})",
+                        R"({"heartbeat_interval":3600001})", R"({"heartbeat_interval":"41250"})",
+                        R"({"heartbeat_interval":1e300})", "[]", "5"}) {
+    Use({});
+    Start();
+    Admit();
+    Connect();
+    Done();
+    Receive(std::string(R"({"op":10,"d":)") + d + "}");
+    EXPECT_THAT(Done(), ElementsAre("close 4000", "leave gate")) << d;
+    EXPECT_EQ(state(), ShardState::kBackingOff) << d;
+  }
+}
+
+// ---- Timeouts ----
+
+TEST_F(ShardProtocolTest, NoHello) {
+  Start();
+  Admit();
+  Connect();
+  Done();
+  Advance(9999ms);
+  EXPECT_THAT(Done(), IsEmpty());
+  Advance(1ms);
+  EXPECT_THAT(Done(), ElementsAre("close 4000", "leave gate"));
+  EXPECT_EQ(state(), ShardState::kBackingOff);
+  EXPECT_TRUE(protocol_->info().retry_at);
+  Advance(500ms);
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  EXPECT_FALSE(protocol_->info().retry_at);
+}
+
+TEST_F(ShardProtocolTest, IdentifyUnanswered) {
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  AdvanceWithAcks(59999ms);
+  EXPECT_EQ(state(), ShardState::kIdentifying);
+  AdvanceWithAcks(1ms);
+  EXPECT_EQ(state(), ShardState::kBackingOff);
+}
+
+TEST_F(ShardProtocolTest, ResumeUnansweredThreeTimesLosesTheSession) {
+  BecomeReady();
+  Event(2);
+  Lose();
+  for (int attempt = 1; attempt <= 3; ++attempt) {
+    EXPECT_EQ(state(), ShardState::kConnecting) << attempt;
+    SendResume();
+    AdvanceWithAcks(30s);
+    if (attempt == 3) break;
+    EXPECT_EQ(state(), ShardState::kBackingOff) << attempt;
+    AdvanceWithAcks(2s);
+  }
+  EXPECT_THAT(Done(), ::testing::Contains(StartsWith("lost 1:2 it could not be resumed")));
+  AdvanceWithAcks(5s);
+  EXPECT_EQ(state(), ShardState::kWaitingToIdentify);
+}
+
+TEST_F(ShardProtocolTest, ALongReplayIsAnAnswer) {
+  BecomeReady();
+  Lose();
+  SendResume();
+  for (uint64_t s = 2; s < 12; ++s) {
+    AdvanceWithAcks(20s);
+    Event(s);
+  }
+  Resumed(12);
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+// ---- RESUME ----
+
+TEST_F(ShardProtocolTest, ADropIsFollowedByResumeAtOnce) {
+  BecomeReady();
+  Event(2);
+  Done();
+  Lose();
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+  Connect();
+  Hello();
+  EXPECT_THAT(Done(),
+              ElementsAre(R"(send {"op":6,"d":{"token":"to\"ken","session_id":"abc","seq":2}})"));
+  EXPECT_EQ(state(), ShardState::kResuming);
+  Event(3);
+  Resumed(4);
+  EXPECT_THAT(Done(), ElementsAre("emit X 1:3", "emit RESUMED 1:4"));
+  EXPECT_EQ(state(), ShardState::kReady);
+  EXPECT_EQ(protocol_->info().resumes, 1u);
+  EXPECT_EQ(protocol_->info().identifies, 1u);
+  Receive(R"({"op":1})");
+  EXPECT_THAT(Done(), ElementsAre(R"(send {"op":1,"d":4})"));
+}
+
+TEST_F(ShardProtocolTest, ReplayedDoublesAreDropped) {
+  BecomeReady();
+  Event(2);
+  Event(3);
+  Lose();
+  SendResume();
+  Event(2);
+  Event(3);
+  Event(4);
+  Resumed(5);
+  EXPECT_THAT(Done(), ElementsAre("emit X 1:4", "emit RESUMED 1:5"));
+}
+
+TEST_F(ShardProtocolTest, ResumedWithoutSequenceIsAccepted) {
+  BecomeReady();
+  Lose();
+  SendResume();
+  Receive(R"({"t":"RESUMED","s":null,"op":0,"d":null})");
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, AResumeAddressThatIsGoneFallsBackToTheMainOneAtOnce) {
+  BecomeReady();
+  Lose();
+  Done();
+  FailConnect();
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kMainUrl));
+  FailConnect();
+  EXPECT_EQ(state(), ShardState::kBackingOff);
+  Advance(1s);
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kMainUrl));
+  SendResume();
+  Resumed(2);
+  AdvanceWithAcks(3s);
+  Lose();
+  EXPECT_THAT(Last(), std::string("connect ") + kResumeUrl);
+}
+
+TEST_F(ShardProtocolTest, ConnectFailuresDoNotCostTheSession) {
+  BecomeReady();
+  Lose();
+  for (int i = 0; i < 20; ++i) {
+    FailConnect();
+    Advance(61s);
+    EXPECT_EQ(state(), ShardState::kConnecting);
+  }
+  SendResume();
+  Resumed(2);
+  EXPECT_EQ(state(), ShardState::kReady);
+  EXPECT_EQ(protocol_->info().identifies, 1u);
+}
+
+TEST_F(ShardProtocolTest, ARefusedResumeIdentifiesAfterOneToFiveSeconds) {
+  BecomeReady();
+  Event(2);
+  Lose();
+  SendResume();
+  InvalidSession(false);
+  EXPECT_THAT(Done(), ElementsAre("close 4000", "lost 1:2 op 9: session invalid"));
+  EXPECT_EQ(state(), ShardState::kBackingOff);
+  Advance(999ms);
+  EXPECT_THAT(Done(), IsEmpty());
+  Advance(4001ms);
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  Admit();
+  Connect();
+  Hello();
+  Done();
+  // Nothing of the old session is left: neither sequence nor doubles.
+  Receive(R"({"op":1})");
+  EXPECT_THAT(Done(), ElementsAre(R"(send {"op":1,"d":null})"));
+  Ready("def");
+  Event(2);
+  EXPECT_THAT(Done(), ElementsAre("emit READY 2:1", "emit X 2:2"));
+}
+
+TEST_F(ShardProtocolTest, ReadyInPlaceOfResumedIsANewSession) {
+  BecomeReady();
+  Event(2);
+  Lose();
+  SendResume();
+  Ready("def");
+  EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:2"), "emit READY 2:1"));
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, AResumeAddressThatIsNoneIsNotUsed) {
+  for (const char* url :
+       {"", "ws://plain.example", "wss://user@evil", "file:///etc", "wss://a b"}) {
+    Use({});
+    Start();
+    Admit();
+    Connect();
+    Hello();
+    Receive(
+        std::string(R"({"t":"READY","s":1,"op":0,"d":{"session_id":"a","resume_gateway_url":")") +
+        url + "\"}}");
+    Done();
+    Lose();
+    EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kMainUrl)) << url;
+  }
+}
+
+TEST_F(ShardProtocolTest, ReadyWithoutSessionIdCannotBeResumed) {
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  Receive(R"({"t":"READY","s":1,"op":0,"d":{}})");
+  Event(2);
+  EXPECT_EQ(state(), ShardState::kReady);
+  EXPECT_THAT(Last(), "emit X 1:2");
+  Done();
+  Lose();
+  EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:2"), "enter gate"));
+}
+
+// ---- Ends ----
+
+TEST_F(ShardProtocolTest, Op7ResumesAtOnceEvenBeforeHello) {
+  BecomeReady();
+  Reconnect();
+  EXPECT_THAT(Done(), ElementsAre("close 4000", std::string("connect ") + kResumeUrl));
+  Connect();
+  Reconnect();
+  EXPECT_EQ(state(), ShardState::kConnecting);  // the main address
+  EXPECT_THAT(Done(), ElementsAre("close 4000", std::string("connect ") + kMainUrl));
+}
+
+TEST_F(ShardProtocolTest, Op9TrueResumesAfterAPause) {
+  BecomeReady();
+  InvalidSession(true);
+  EXPECT_THAT(Done(), ElementsAre("close 4000"));
+  EXPECT_EQ(state(), ShardState::kBackingOff);
+  Advance(5s);
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+}
+
+TEST_F(ShardProtocolTest, Op9FalseOnALiveSessionIdentifies) {
+  BecomeReady();
+  InvalidSession(false);
+  EXPECT_THAT(Done(), ElementsAre("close 4000", StartsWith("lost 1:1")));
+  Advance(5s);
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+}
+
+TEST_F(ShardProtocolTest, Op9OnIdentifyLosesNothingAndTriesAgain) {
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  Done();
+  InvalidSession(false);
+  EXPECT_THAT(Done(), ElementsAre("close 4000"));
+  Advance(5s);
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+}
+
+TEST_F(ShardProtocolTest, CodesThatKeepTheSessionResume) {
+  for (const std::optional<uint16_t> code : std::vector<std::optional<uint16_t>>{
+           std::nullopt, 1000, 1001, 1006, 1011, 4000, 4001, 4002, 4005, 4008, 4009, 4999}) {
+    Use({});
+    BecomeReady();
+    Close(code);
+    EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+    if (code) {
+      EXPECT_THAT(reason(), StartsWith(std::to_string(*code)));
+    }
+  }
+}
+
+TEST_F(ShardProtocolTest, CodesThatEndTheSessionIdentify) {
+  for (const uint16_t code : {4003, 4006, 4007}) {
+    Use({});
+    BecomeReady();
+    Close(code);
+    EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:1 " + std::to_string(code)), "enter gate"));
+  }
+}
+
+TEST_F(ShardProtocolTest, CodesThatStopFailUntilStartedAgain) {
+  for (const uint16_t code : {4004, 4010, 4011, 4012, 4013, 4014}) {
+    Use({});
+    Start();
+    Admit();
+    Connect();
+    Hello();
+    Done();
+    Close(code);
+    EXPECT_EQ(state(), ShardState::kFailed);
+    EXPECT_THAT(reason(), StartsWith(std::to_string(code) + ": "));
+    Advance(24h);
+    EXPECT_THAT(Done(), IsEmpty());
+    Start();
+    EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  }
+}
+
+TEST_F(ShardProtocolTest, GarbageEndsTheConnectionAndResumes) {
+  BecomeReady();
+  Receive("<html>");
+  EXPECT_THAT(Done(), ElementsAre("close 4000", std::string("connect ") + kResumeUrl));
+  SendResume();
+  protocol_->ReceivedGarbage("broken compression", now_);
+  Collect();
+  EXPECT_THAT(Done(), ElementsAre("close 4000"));
+  EXPECT_THAT(reason(), HasSubstr("broken compression"));
+}
+
+TEST_F(ShardProtocolTest, WhatThePreviousConnectionStillBringsIsIgnored) {
+  BecomeReady();
+  Lose();
+  Done();
+  Event(5);
+  Close(4004);
+  Lose();
+  EXPECT_THAT(Done(), IsEmpty());
+  EXPECT_EQ(state(), ShardState::kConnecting);
+}
+
+TEST_F(ShardProtocolTest, ConnectionsThatEndAtOnceBecomeSlower) {
+  BecomeReady();
+  Lose();
+  std::chrono::milliseconds waited = 0ms;
+  for (int i = 0; i < 6; ++i) {
+    SendResume();
+    Resumed(2 + i);
+    Lose();
+    const SteadyTime before = now_.steady;
+    while (state() == ShardState::kBackingOff) Advance(1ms);
+    waited += std::chrono::duration_cast<std::chrono::milliseconds>(now_.steady - before);
+  }
+  EXPECT_GT(waited, 2s);
+  SendResume();
+  Resumed(20);
+  AdvanceWithAcks(3s);
+  Lose();
+  EXPECT_EQ(state(), ShardState::kConnecting);
+}
+
+TEST_F(ShardProtocolTest, RetriesBackOffWithJitterAndResetOnReady) {
+  Start();
+  std::vector<std::chrono::milliseconds> waits;
+  for (int i = 0; i < 10; ++i) {
+    Admit();
+    FailConnect();
+    const SteadyTime before = now_.steady;
+    while (state() == ShardState::kBackingOff) Advance(1ms);
+    waits.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(now_.steady - before));
+  }
+  EXPECT_LE(waits.front(), 500ms);
+  EXPECT_GE(waits.back(), 30s);
+  EXPECT_LE(waits.back(), 60s);
+}
+
+// ---- Start and Stop ----
+
+TEST_F(ShardProtocolTest, StopInAnyStateIsImmediate) {
+  const auto expect_stopped = [this] {
+    EXPECT_EQ(state(), ShardState::kStopped);
+    EXPECT_EQ(protocol_->deadline(), SteadyTime::max());
+    Done();
+    Advance(1h);
+    EXPECT_THAT(Done(), IsEmpty());
+  };
+  Start();
+  Stop(true);
+  EXPECT_THAT(Done(), ElementsAre("enter gate", "leave gate"));
+  expect_stopped();
+  Start();
+  Admit();
+  Done();
+  Stop(false);
+  EXPECT_THAT(Done(), ElementsAre("leave gate", "close 1000"));
+  expect_stopped();
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  Done();
+  Stop(true);
+  EXPECT_THAT(Done(), ElementsAre("close 4000"));
+  expect_stopped();
+  BecomeReady();
+  InvalidSession(true);
+  Done();
+  Stop(true);
+  EXPECT_THAT(Done(), IsEmpty());
+  expect_stopped();
+}
+
+TEST_F(ShardProtocolTest, AKeptSessionIsResumedByStart) {
+  BecomeReady();
+  Event(2);
+  Done();
+  Stop(true);
+  EXPECT_THAT(Done(), ElementsAre("close 4000"));
+  EXPECT_TRUE(protocol_->has_session());
+  Start();
+  EXPECT_FALSE(protocol_->needs_session_start());
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), HasSubstr(R"("seq":2})"));
+}
+
+TEST_F(ShardProtocolTest, AGivenUpSessionIsNotResumed) {
+  BecomeReady();
+  Stop(false);
+  EXPECT_THAT(Done(), ElementsAre("close 1000"));
+  Start();
+  EXPECT_TRUE(protocol_->needs_session_start());
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  Admit();
+  Connect();
+  Hello();
+  Done();
+  Ready("def");
+  EXPECT_THAT(Done(), ElementsAre("emit READY 2:1"));
+}
+
+TEST_F(ShardProtocolTest, StoppingAgainWithoutKeepingGivesTheSessionUp) {
+  BecomeReady();
+  Stop(true);
+  Stop(true);
+  EXPECT_TRUE(protocol_->has_session());
+  Stop(false);
+  EXPECT_FALSE(protocol_->has_session());
+}
+
+TEST_F(ShardProtocolTest, StartWhileRunningChangesNothing) {
+  BecomeReady();
+  Start();
+  EXPECT_THAT(Done(), IsEmpty());
+  EXPECT_EQ(protocol_->info().restarts, 0u);
+}
+
+TEST_F(ShardProtocolTest, NoReasonEverHoldsTheToken) {
+  BecomeReady();
+  Close(4004);
+  EXPECT_THAT(reason(), Not(HasSubstr("ken\"")));
+}
+
+}  // namespace
+}  // namespace shardd::gateway
