@@ -10,13 +10,17 @@ const { values: flags } = parseArgs({
     from: { type: 'string', default: 'latest' },
   },
 });
-const address = flags.address ?? '';
+const { address = '', from } = flags;
 const wanted = Number(flags.events);
-const from = flags.from === 'earliest' ? 'earliest' : 'latest';
+if (!(wanted >= 1) || (from !== 'earliest' && from !== 'latest')) {
+  console.error('usage: print-events [--address HOST:PORT] [--events N, 1 or more] [--from earliest|latest]');
+  process.exit(2);
+}
 
 const stop = new AbortController();
 process.once('SIGINT', () => stop.abort());
 process.once('SIGTERM', () => stop.abort());
+process.stdout.on('error', () => stop.abort()); // as in `| head`
 
 const client = new ShardClient({ address });
 let printed = 0;
@@ -56,7 +60,7 @@ function summary(event: ShardEvent): string {
     }
     case 'GUILD_CREATE': {
       const { name, member_count } = event.json<{ name?: string; member_count?: number }>();
-      return `"${name ?? '?'}" with ${member_count ?? '?'} members`;
+      return `${JSON.stringify(name ?? '?')} with ${member_count ?? '?'} members`;
     }
     case 'SHARDD_SHARD_STATE': {
       const { state, reason } = event.json<{ state: string; reason: string }>();

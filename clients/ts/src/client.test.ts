@@ -36,7 +36,7 @@ const failsWith =
     return true;
   };
 
-describe('calls', () => {
+describe('calls', { timeout: 60_000 }, () => {
   it('carries requests and responses', () =>
     connected(async (server, client) => {
       const { shards } = await client.spawn({ shardIds: [3, 4], shardCount: 16 });
@@ -103,11 +103,12 @@ describe('calls', () => {
     }));
 
   it('watches until it is left', () =>
-    connected(async (_server, client) => {
+    connected(async (server, client) => {
       const seen: number[] = [];
       for await (const { shardCount } of client.watch({ intervalMs: 100 })) if (seen.push(shardCount) === 3) break;
 
       assert.deepEqual(seen, [1, 2, 3]);
+      await until('the stream is gone', () => server.openStreams === 0);
     }));
 
   it('goes off this machine only with credentials', () => {
@@ -117,7 +118,7 @@ describe('calls', () => {
   });
 });
 
-describe('events', () => {
+describe('events', { timeout: 120_000 }, () => {
   it('hands over what the log holds', () =>
     connected(async (server, client) => {
       server.append(25);
@@ -346,7 +347,7 @@ describe('events', () => {
     }));
 });
 
-describe('a silent connection', () => {
+describe('a silent connection', { timeout: 60_000 }, () => {
   const server = new FakeServer();
   before(() => server.start());
   after(() => server.stop());

@@ -143,8 +143,9 @@ export class ShardClient {
     this.#client = new Client(address, credentials ?? grpcCredentials.createInsecure(), {
       'grpc.max_receive_message_length': 64 * 1024 * 1024,
       'grpc-node.flow_control_window': 4 * 1024 * 1024,
+      // The channel tries more often than the streams do, so that a stream's next try finds it connected.
       'grpc.initial_reconnect_backoff_ms': 100,
-      'grpc.max_reconnect_backoff_ms': 5_000,
+      'grpc.max_reconnect_backoff_ms': 1_000,
       ...(local ? { 'grpc.enable_http_proxy': 0 } : {}),
       ...channelOptions,
     });

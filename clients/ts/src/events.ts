@@ -37,7 +37,8 @@ export class ShardEvent {
     this.sequence = Number(event.sequence);
     this.guildId = event.guildId;
     this.receivedUnixNanos = event.receivedUnixNanos;
-    this.data = Buffer.from(event.data.buffer, event.data.byteOffset, event.data.byteLength);
+    const { data } = event;
+    this.data = Buffer.isBuffer(data) ? data : Buffer.from(data.buffer, data.byteOffset, data.byteLength);
     this.dataBytes = Number(event.dataBytes);
     this.snapshot = event.snapshot;
   }

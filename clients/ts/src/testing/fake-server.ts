@@ -122,10 +122,12 @@ export class FakeServer {
 
   async #watch(call: ServerWritableStream<WatchRequest, StatsResponse>): Promise<void> {
     call.on('error', () => {});
+    this.openStreams++;
     for (let n = 1; !call.cancelled; n++) {
       call.write(StatsResponse.fromPartial({ shardCount: n }));
       await new Promise((resolve) => setTimeout(resolve, Number(call.request.interval?.nanos ?? 0) / 1e6));
     }
+    this.openStreams--;
   }
 
   async #events(call: ServerWritableStream<EventsRequest, EventBatch>): Promise<void> {
