@@ -28,9 +28,9 @@ struct LostSession {
   std::string_view reason;            // in words
 };
 
-// What one worker of the pool tells the outside. The pool makes one sink a worker and calls it on that worker's
-// thread alone, so an implementation needs no lock of its own. It must not block beyond a short critical section:
-// every shard of the worker waits for it.
+// What one worker of the pool tells the outside. The pool makes one sink a worker and calls it on
+// that worker's thread alone, so an implementation needs no lock of its own. It must not block
+// beyond a short critical section: every shard of the worker waits for it.
 class EventSink {
  public:
   virtual ~EventSink() = default;
@@ -40,8 +40,8 @@ class EventSink {
   virtual void OnStateChange(const ShardInfo& shard) = 0;
   virtual void OnSessionLost(const LostSession& lost) = 0;
 
-  // All that came before is published when this returns. The worker calls it at the end of each round, and before
-  // a heartbeat, since a heartbeat tells Discord what it need not send again.
+  // All that came before is published when this returns. The worker calls it at the end of each
+  // round, and before a heartbeat, since a heartbeat tells Discord what it need not send again.
   virtual void Flush() = 0;
 };
 

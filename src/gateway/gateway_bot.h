@@ -10,20 +10,22 @@
 
 namespace shardd::gateway {
 
-// The answer of GET /gateway/bot: https://discord.com/developers/docs/events/gateway#get-gateway-bot.
+// The answer of GET /gateway/bot:
+// https://discord.com/developers/docs/events/gateway#get-gateway-bot.
 struct GatewayBot {
-  std::string url;                   // "wss://gateway.discord.gg"
-  uint32_t recommended_shards = 1;   // never 0: servers that answer 0 mean 1
+  std::string url;                  // "wss://gateway.discord.gg"
+  uint32_t recommended_shards = 1;  // never 0: servers that answer 0 mean 1
   uint32_t session_starts_total = 0;
   uint32_t session_starts_remaining = 0;
   std::chrono::milliseconds session_starts_reset_after{0};
-  uint32_t max_concurrency = 1;      // never 0
+  uint32_t max_concurrency = 1;  // never 0
   WallTime read_at;
 };
 
 struct RestOptions {
-  std::string api_url;  // "https://discord.com/api/v10": scheme http or https, no trailing slash needed
-  std::string token;    // without the "Bot " prefix
+  std::string
+      api_url;  // "https://discord.com/api/v10": scheme http or https, no trailing slash needed
+  std::string token;                          // without the "Bot " prefix
   std::chrono::milliseconds timeout{10'000};  // for all of connecting, asking and reading
 };
 

@@ -2,6 +2,9 @@
 
 #include <simdjson.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "gateway/envelope.h"
 
 namespace shardd::gateway {
@@ -28,6 +31,13 @@ uint64_t Id(const dom::object& object) {
   uint64_t number = 0;
   if (object["id"].get_uint64().get(number)) return 0;
   return number;
+}
+
+uint32_t Number(const dom::object& object, std::string_view key) {
+  double number = 0;
+  if (object[key].get_double().get(number) || !(number > 0)) return 0;
+  constexpr double kMost = std::numeric_limits<uint32_t>::max();
+  return static_cast<uint32_t>(std::min(number, kMost));
 }
 
 uint64_t IdOf(const dom::object& object, std::string_view key) {
@@ -68,6 +78,23 @@ std::optional<std::chrono::milliseconds> ParseHello(std::string_view data) {
   constexpr double kHour = 3'600'000;
   if (!(interval >= 1) || interval > kHour) return std::nullopt;
   return std::chrono::milliseconds(static_cast<int64_t>(interval));
+}
+
+std::optional<GatewayBot> ParseGatewayBot(std::string_view body) {
+  dom::parser parser;
+  dom::object object, limit;
+  if (!ParseObject(parser, body, &object)) return std::nullopt;
+  if (object["session_start_limit"].get_object().get(limit)) return std::nullopt;
+  uint64_t remaining = 0;
+  if (limit["remaining"].get_uint64().get(remaining)) return std::nullopt;
+  GatewayBot bot;
+  bot.url = String(object, "url");
+  bot.recommended_shards = std::max<uint32_t>(Number(object, "shards"), 1);
+  bot.session_starts_total = Number(limit, "total");
+  bot.session_starts_remaining = Number(limit, "remaining");
+  bot.session_starts_reset_after = std::chrono::milliseconds(Number(limit, "reset_after"));
+  bot.max_concurrency = std::max<uint32_t>(Number(limit, "max_concurrency"), 1);
+  return bot;
 }
 
 bool IsUnavailable(std::string_view data) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "gateway/gateway_bot.h"
+
 namespace shardd::gateway {
 
 // The few payloads whose inside a shard must know. Each function takes the JSON of `d`.
@@ -28,5 +30,9 @@ std::optional<std::chrono::milliseconds> ParseHello(std::string_view data);
 
 // GUILD_DELETE with `unavailable`: an outage; the bot is still in the guild.
 bool IsUnavailable(std::string_view data);
+
+// The body of GET /gateway/bot's answer, without `read_at`; nothing if it is not what Discord
+// documents. Servers that say 0 shards or 0 concurrency mean 1.
+std::optional<GatewayBot> ParseGatewayBot(std::string_view body);
 
 }  // namespace shardd::gateway

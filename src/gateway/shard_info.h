@@ -33,12 +33,12 @@ struct ShardInfo {
   uint32_t session = 0;   // ordinal of the current or last session; 0: none yet
   uint64_t sequence = 0;  // last `s` that was handed to the sink
   uint32_t guilds = 0;
-  uint64_t events = 0;  // dispatches since the process started
+  uint64_t events = 0;                              // dispatches since the process started
   std::optional<std::chrono::nanoseconds> latency;  // last heartbeat to its ACK
   uint64_t restarts = 0;
   std::optional<WallTime> last_restart;
-  uint64_t resumes = 0;     // RESUMEs that Discord accepted
-  uint64_t identifies = 0;  // IDENTIFYs sent
+  uint64_t resumes = 0;                     // RESUMEs that Discord accepted
+  uint64_t identifies = 0;                  // IDENTIFYs sent
   std::optional<WallTime> connected_since;  // of the present connection, once READY or RESUMED
   std::optional<WallTime> last_event_at;
   std::optional<WallTime> retry_at;  // while backing off

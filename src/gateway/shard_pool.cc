@@ -1,18 +1,322 @@
 #include "gateway/shard_pool.h"
 
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <future>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "gateway/identify_gate.h"
+#include "gateway/shard.h"
+#include "gateway/tls_connect.h"
+#include "gateway/websocket.h"
+
 namespace shardd::gateway {
+namespace {
 
-class ShardPool::Core {};
+namespace asio = boost::asio;
 
-ShardPool::ShardPool(ShardPoolOptions, SinkFactory) : core_(std::make_unique<Core>()) {}
-ShardPool::~ShardPool() = default;
-void ShardPool::SetGatewayBot(const GatewayBot&) {}
-absl::Status ShardPool::Spawn(std::span<const uint32_t>, uint32_t) {
-  return absl::UnavailableError("not built yet");
+// Under load there is always something more to read; what has come must be published all the same.
+constexpr size_t kMaxRoundDispatches = 1024;
+
+// One thread with its event loop, its sink and its shards. Shards are made, used and destroyed on
+// the thread, or when it has ended.
+class Worker {
+ public:
+  Worker(const ShardPoolOptions& options, std::unique_ptr<EventSink> sink, IdentifyGate* gate,
+         const Clock* clock, std::shared_ptr<asio::ssl::context> tls)
+      : options_(options),
+        sink_(std::move(sink)),
+        work_(asio::make_work_guard(io_)),
+        context_{.io = io_,
+                 .sink = *sink_,
+                 .gate = *gate,
+                 .clock = *clock,
+                 .make_transport =
+                     MakeWebSocketFactory(io_, std::move(tls), options.timings.connect_timeout),
+                 .reader = {},
+                 .buffer = {},
+                 .changed = {}},
+        stop_timer_(io_),
+        thread_([this] { Loop(); }) {}
+
+  // Runs `work` on the thread; the future is ready when it is done and its results are published.
+  std::future<void> Run(std::function<void()> work) {
+    std::packaged_task<void()> task([this, work = std::move(work)] {
+      work();
+      Publish();
+    });
+    std::future<void> done = task.get_future();
+    asio::post(io_, std::move(task));
+    return done;
+  }
+
+  // ---- On the thread ----
+
+  Shard* Find(ShardId id) {
+    const auto found = shards_.find(id);
+    return found == shards_.end() ? nullptr : found->second.get();
+  }
+
+  Shard& FindOrMake(ShardId id, const std::string& gateway_url) {
+    std::unique_ptr<Shard>& shard = shards_[id];
+    if (shard == nullptr) {
+      ProtocolOptions options;
+      options.shard = id;
+      options.token = options_.token;
+      options.intents = options_.intents;
+      options.compression = options_.compression;
+      options.timings = options_.timings;
+      shard = std::make_unique<Shard>(std::move(options), &context_);
+      shard->SetGatewayUrl(gateway_url);
+      const std::lock_guard lock(published_mutex_);
+      shard->published = &published_[id];
+    }
+    return *shard;
+  }
+
+  template <class Function>
+  void ForEach(Function function) {
+    for (auto& [id, shard] : shards_) function(*shard);
+  }
+
+  // ---- On any thread ----
+
+  void CopyInfosTo(std::vector<ShardInfo>* infos) const {
+    const std::lock_guard lock(published_mutex_);
+    for (const auto& [id, info] : published_) infos->push_back(info);
+  }
+
+  // The loop ends when all connections have closed, or were dropped after `timeout`.
+  void BeginStop(std::chrono::milliseconds timeout) {
+    asio::post(io_, [this, timeout] {
+      for (auto& [id, shard] : shards_) shard->Stop(/*keep_session=*/true);
+      stopping_ = true;
+      work_.reset();
+      AbortAfter(timeout);
+    });
+  }
+
+  void Join() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  // A round: everything that is ready now, published once. Then nothing for a while, so that the
+  // next round has more to do: waking up is what costs, not the events.
+  void Loop() {
+    while (io_.run_one() > 0) {
+      while (context_.dispatches < kMaxRoundDispatches && io_.poll_one() > 0) {
+      }
+      const bool brought_events = context_.dispatches > 0;
+      EndRound();
+      if (brought_events && !stopping_ && options_.batch_delay.count() > 0) {
+        std::this_thread::sleep_for(options_.batch_delay);
+      }
+    }
+    EndRound();
+  }
+
+  void EndRound() {
+    Publish();
+    context_.dispatches = 0;
+    if (std::exchange(context_.sink_touched, false)) sink_->Flush();
+  }
+
+  void Publish() {
+    if (context_.changed.empty()) return;
+    const std::lock_guard lock(published_mutex_);
+    for (Shard* shard : context_.changed) {
+      *shard->published = shard->info();
+      shard->in_changed = false;
+    }
+    context_.changed.clear();
+  }
+
+  // The timer is no reason for the loop to go on: it is looked at while connections are.
+  void AbortAfter(std::chrono::milliseconds timeout) {
+    stop_at_ = SteadyClock::now() + timeout;
+    PollStop();
+  }
+
+  void PollStop() {
+    const bool open = std::ranges::any_of(
+        shards_, [](const auto& each) { return each.second->has_connections(); });
+    if (!open) return;
+    if (SteadyClock::now() >= stop_at_) {
+      for (auto& [id, shard] : shards_) shard->AbortConnections();
+      return;
+    }
+    stop_timer_.expires_after(std::chrono::milliseconds(5));
+    stop_timer_.async_wait([this](const boost::system::error_code& ec) {
+      if (!ec) PollStop();
+    });
+  }
+
+  const ShardPoolOptions& options_;
+  const std::unique_ptr<EventSink> sink_;
+  asio::io_context io_{1};
+  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  ShardContext context_;
+  asio::steady_timer stop_timer_;
+  SteadyTime stop_at_;
+  bool stopping_ = false;
+  std::map<ShardId, std::unique_ptr<Shard>> shards_;
+
+  mutable std::mutex published_mutex_;
+  std::map<ShardId, ShardInfo> published_;
+
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace
+
+class ShardPool::Core {
+ public:
+  Core(ShardPoolOptions options, const SinkFactory& make_sink)
+      : options_(std::move(options)), gate_(options_.identify_window) {
+    const auto tls = MakeTlsContext();
+    const uint32_t threads = std::max<uint32_t>(options_.threads, 1);
+    for (uint32_t i = 0; i < threads; ++i) {
+      workers_.push_back(std::make_unique<Worker>(options_, make_sink(), &gate_, &clock_, tls));
+    }
+  }
+
+  void SetGatewayBot(const GatewayBot& bot) {
+    const std::lock_guard lock(control_);
+    if (stopped_) return;
+    gateway_url_ = bot.url;
+    RunOnAll([url = bot.url](Worker& worker) {
+      worker.ForEach([&](Shard& shard) { shard.SetGatewayUrl(url); });
+    });
+    const auto age = std::chrono::duration_cast<SteadyClock::duration>(clock_.Wall() - bot.read_at);
+    const SteadyTime now = clock_.Steady();
+    gate_.SetLimits(bot.max_concurrency, bot.session_starts_total, bot.session_starts_remaining,
+                    bot.session_starts_reset_after, now - std::max(age, SteadyClock::duration(0)),
+                    now);
+  }
+
+  absl::Status Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
+    const std::lock_guard lock(control_);
+    if (stopped_) return absl::UnavailableError("the shards are being stopped");
+    if (!gateway_url_) {
+      return absl::UnavailableError(
+          "the gateway's address is not known yet: Discord has not answered /gateway/bot");
+    }
+    const uint32_t needed = StartsNeeded(shard_ids, shard_count);
+    const uint32_t remaining = gate_.remaining();
+    if (needed > remaining) {
+      return absl::ResourceExhaustedError(
+          "starting these shards would take the IDENTIFYs that are due to " +
+          std::to_string(needed) + ", but Discord grants " + std::to_string(remaining) +
+          " more until its limit resets");
+    }
+    // One after the other, so that they enter the gate in the order given; runs of shards on one
+    // worker go together.
+    for (size_t begin = 0; begin < shard_ids.size();) {
+      size_t end = begin + 1;
+      Worker& worker = WorkerOf(shard_ids[begin]);
+      while (end < shard_ids.size() && &WorkerOf(shard_ids[end]) == &worker) ++end;
+      const auto run = shard_ids.subspan(begin, end - begin);
+      worker
+          .Run([&] {
+            for (const uint32_t id : run) {
+              worker.FindOrMake({id, shard_count}, *gateway_url_).Start();
+            }
+          })
+          .wait();
+      begin = end;
+    }
+    return absl::OkStatus();
+  }
+
+  void Kill(std::span<const uint32_t> shard_ids, uint32_t shard_count, bool keep_session) {
+    const std::lock_guard lock(control_);
+    if (stopped_) return;
+    RunOnAll([&](Worker& worker) {
+      for (const uint32_t id : shard_ids) {
+        if (&WorkerOf(id) != &worker) continue;
+        if (Shard* shard = worker.Find({id, shard_count})) shard->Stop(keep_session);
+      }
+    });
+  }
+
+  std::vector<ShardInfo> Snapshot() const {
+    std::vector<ShardInfo> infos;
+    for (const auto& worker : workers_) worker->CopyInfosTo(&infos);
+    std::ranges::sort(infos, [](const ShardInfo& a, const ShardInfo& b) {
+      return std::pair(a.shard.count, a.shard.id) < std::pair(b.shard.count, b.shard.id);
+    });
+    return infos;
+  }
+
+  uint32_t session_starts_remaining() const { return gate_.remaining(); }
+
+  void Stop(std::chrono::milliseconds timeout) {
+    const std::lock_guard lock(control_);
+    if (std::exchange(stopped_, true)) return;
+    for (const auto& worker : workers_) worker->BeginStop(timeout);
+    for (const auto& worker : workers_) worker->Join();
+  }
+
+ private:
+  Worker& WorkerOf(uint32_t shard_id) { return *workers_[shard_id % workers_.size()]; }
+
+  // Runs `work` on every worker, at the same time, and waits.
+  template <class Work>
+  void RunOnAll(Work work) {
+    std::vector<std::future<void>> done;
+    for (const auto& worker : workers_) {
+      done.push_back(worker->Run([&work, &worker] { work(*worker); }));
+    }
+    for (auto& each : done) each.wait();
+  }
+
+  // IDENTIFYs that are still to be sent if these shards are started: theirs, and those of others
+  // that wait already.
+  uint32_t StartsNeeded(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
+    std::atomic<uint32_t> needed = 0;
+    RunOnAll([&](Worker& worker) {
+      worker.ForEach([&](Shard& shard) { needed += shard.needs_session_start() ? 1 : 0; });
+      for (const uint32_t id : shard_ids) {
+        if (&WorkerOf(id) != &worker) continue;
+        const Shard* shard = worker.Find({id, shard_count});
+        if (shard == nullptr || (!shard->is_running() && !shard->has_session())) ++needed;
+      }
+    });
+    return needed;
+  }
+
+  const ShardPoolOptions options_;
+  const RealClock clock_;
+  IdentifyGate gate_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::mutex control_;  // one command at a time; workers never take it
+  std::optional<std::string> gateway_url_;
+  bool stopped_ = false;
+};
+
+ShardPool::ShardPool(ShardPoolOptions options, SinkFactory make_sink)
+    : core_(std::make_unique<Core>(std::move(options), make_sink)) {}
+ShardPool::~ShardPool() { Stop(kDefaultStopTimeout); }
+void ShardPool::SetGatewayBot(const GatewayBot& bot) { core_->SetGatewayBot(bot); }
+absl::Status ShardPool::Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
+  return core_->Spawn(shard_ids, shard_count);
 }
-void ShardPool::Kill(std::span<const uint32_t>, uint32_t, bool) {}
-std::vector<ShardInfo> ShardPool::Snapshot() const { return {}; }
-uint32_t ShardPool::session_starts_remaining() const { return 0; }
-void ShardPool::Stop(std::chrono::milliseconds) {}
+void ShardPool::Kill(std::span<const uint32_t> shard_ids, uint32_t shard_count, bool keep_session) {
+  core_->Kill(shard_ids, shard_count, keep_session);
+}
+std::vector<ShardInfo> ShardPool::Snapshot() const { return core_->Snapshot(); }
+uint32_t ShardPool::session_starts_remaining() const { return core_->session_starts_remaining(); }
+void ShardPool::Stop(std::chrono::milliseconds timeout) { core_->Stop(timeout); }
 
 }  // namespace shardd::gateway

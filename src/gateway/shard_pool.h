@@ -13,6 +13,7 @@
 #include "gateway/event_sink.h"
 #include "gateway/gateway_bot.h"
 #include "gateway/shard_info.h"
+#include "gateway/shard_timings.h"
 
 namespace shardd::gateway {
 
@@ -21,15 +22,18 @@ struct ShardPoolOptions {
   uint64_t intents = 0;  // Discord's bit field
   Compression compression = Compression::kZstdStream;
   uint32_t threads = 1;
-  // How long a worker holds off its next wait after a round that brought events, so that events come in batches.
+  // How long a worker holds off its next wait after a round that brought events, so that events
+  // come in batches.
   std::chrono::microseconds batch_delay{1000};
-  // One IDENTIFY per bucket (shard_id % max_concurrency) in this time: Discord's identify rate limit, and a little
-  // more since clocks differ. Tests shorten it.
+  // One IDENTIFY per bucket (shard_id % max_concurrency) in this time: Discord's identify rate
+  // limit, and a little more since clocks differ. Tests shorten it.
   std::chrono::milliseconds identify_window{5100};
+  ShardTimings timings;
 };
 
-// All shards of this server: owns the worker threads, the shards and the identify gate. A shard lives on worker
-// shard_id % threads for life. Thread-safe.
+// All shards of this server: owns the worker threads, the shards and the identify gate. A shard
+// lives on worker shard_id % threads for life. Thread-safe, but no method may be called by a sink,
+// whose worker would wait for itself.
 class ShardPool {
  public:
   // Called once for each worker, on the constructing thread.
@@ -45,17 +49,18 @@ class ShardPool {
   // The gateway's address and limits. Shards can be spawned from the first call on.
   void SetGatewayBot(const GatewayBot& bot);
 
-  // Starts shards that are not running, in the order given; one that runs stays as it is. A shard that was killed
-  // with `keep_session` resumes. Returns when accepted.
+  // Starts shards that are not running, in the order given; one that runs stays as it is. A shard
+  // that was killed with `keep_session` resumes. Returns when accepted.
   //   UNAVAILABLE          no SetGatewayBot yet
-  //   RESOURCE_EXHAUSTED   more IDENTIFYs than the session start limit has left; nothing was started
+  //   RESOURCE_EXHAUSTED   more IDENTIFYs than the session start limit has left; nothing was
+  //   started
   // REQUIRES: each id < shard_count, no id twice.
   absl::Status Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count);
 
-  // Stops shards: with close code 1000, which ends the session, or with one that keeps it. Their state is kStopped when
-  // this returns; the connection closes behind it. A stopped shard stays as it is, except that a kept session is
-  // given up when `keep_session` is false.
-  // REQUIRES: each (id, shard_count) was spawned before.
+  // Stops shards: with close code 1000, which ends the session, or with one that keeps it. Their
+  // state is kStopped when this returns; the connection closes behind it. A stopped shard stays as
+  // it is, except that a kept session is given up when `keep_session` is false. REQUIRES: each (id,
+  // shard_count) was spawned before.
   void Kill(std::span<const uint32_t> shard_ids, uint32_t shard_count, bool keep_session);
 
   // Every shard that was ever spawned, by shard_count and id.
@@ -64,8 +69,9 @@ class ShardPool {
   // IDENTIFYs that Discord still grants, as far as is known.
   uint32_t session_starts_remaining() const;
 
-  // Closes all connections so that their sessions stay resumable, flushes the sinks and joins the workers. Connections
-  // that have not closed by `timeout` are dropped. Afterwards Spawn returns UNAVAILABLE. Idempotent.
+  // Closes all connections so that their sessions stay resumable, flushes the sinks and joins the
+  // workers. Connections that have not closed by `timeout` are dropped. Afterwards Spawn returns
+  // UNAVAILABLE. Idempotent.
   void Stop(std::chrono::milliseconds timeout);
   static constexpr std::chrono::milliseconds kDefaultStopTimeout{5000};
 

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gateway/event_sink.h"
+#include "gateway/identify_gate.h"
+#include "gateway/inflater.h"
+#include "gateway/protocol.h"
+#include "gateway/transport.h"
+
+namespace shardd::gateway {
+
+class Shard;
+
+// What the shards of one worker share. All of it outlives them.
+struct ShardContext {
+  boost::asio::io_context& io;
+  EventSink& sink;
+  IdentifyGate& gate;
+  const Clock& clock;
+  TransportFactory make_transport;
+  EnvelopeReader reader;
+  MessageBuffer buffer;
+
+  // Since the worker's round began.
+  size_t dispatches = 0;        // given to the sink
+  bool sink_touched = false;    // anything given to the sink
+  std::vector<Shard*> changed;  // whose info() is not what it was
+};
+
+// One live shard: performs what its ShardProtocol decides, on one connection at a time. Lives on
+// its worker's thread, and must not be destroyed before the worker's io_context has run out of
+// work, since what it started refers to it.
+class Shard {
+ public:
+  Shard(ProtocolOptions options, ShardContext* context);
+  Shard(const Shard&) = delete;
+  Shard& operator=(const Shard&) = delete;
+
+  void SetGatewayUrl(const std::string& url) { protocol_.SetGatewayUrl(url); }
+  void Start();
+  void Stop(bool keep_session);
+  // Drops every connection, also those that are closing. REQUIRES: stopped.
+  void AbortConnections();
+  // Some connection, perhaps one that is closing, has not ended.
+  bool has_connections() const;
+
+  const ShardInfo& info() const { return protocol_.info(); }
+  bool is_running() const { return protocol_.is_running(); }
+  bool has_session() const { return protocol_.has_session(); }
+  bool needs_session_start() const { return protocol_.needs_session_start(); }
+
+  // For the worker: where it keeps the copy of info() that other threads read, and whether that is
+  // in `changed`.
+  ShardInfo* published = nullptr;
+  bool in_changed = false;
+
+ private:
+  struct Connection;
+  using ConnectionPtr = std::shared_ptr<Connection>;
+
+  Now TimeNow() const;
+  void Perform();
+  void Do(action::EmitDispatch& a);
+  void Do(action::Send& a);
+  void Do(action::ChangeState& a);
+  void Do(action::EnterGate& a);
+  void Do(action::LeaveGate& a);
+  void Do(action::SpendSessionStart& a);
+  void Do(action::Connect& a);
+  void Do(action::Close& a);
+  void Do(action::LoseSession& a);
+  void Do(action::Warn& a);
+  void ArmTimer();
+  void OnTimer();
+
+  boost::asio::awaitable<void> Run(ConnectionPtr connection, std::string url);
+  boost::asio::awaitable<void> WriteAll(ConnectionPtr connection);
+  boost::asio::awaitable<void> CloseGently(ConnectionPtr connection, uint16_t code);
+  void Deliver(Connection& connection, const Transport::Message& message);
+  void OnEnd(const ConnectionPtr& connection, std::exception_ptr error);
+
+  ShardContext* const context_;
+  const Compression compression_;
+  const std::chrono::milliseconds close_timeout_;
+  const std::string name_;
+  ShardProtocol protocol_;
+  ConnectionPtr connection_;  // the present one
+  std::vector<std::weak_ptr<Connection>> connections_;
+  boost::asio::steady_timer timer_;
+  SteadyTime timer_at_ = SteadyTime::max();
+  uint64_t timer_generation_ = 0;
+  IdentifyGate::Ticket ticket_ = 0;
+  uint64_t gate_entries_ = 0;
+};
+
+}  // namespace shardd::gateway

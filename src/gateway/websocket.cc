@@ -1,0 +1,148 @@
+#include "gateway/websocket.h"
+
+#include <boost/asio/buffer.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/message.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/websocket.hpp>
+#include <boost/beast/websocket/ssl.hpp>
+#include <type_traits>
+#include <utility>
+
+#include "gateway/asio.h"
+#include "gateway/inflater.h"
+#include "gateway/tls_connect.h"
+
+namespace shardd::gateway {
+namespace {
+
+namespace beast = boost::beast;
+namespace websocket = beast::websocket;
+
+// What a connection keeps for reading between messages; more only while a larger one needs it.
+constexpr size_t kKeptReadBuffer = 64u << 10;
+constexpr std::chrono::seconds kClosingTimeout{2};
+
+template <class Stream>
+class WebSocket final : public Transport {
+ public:
+  static constexpr bool kTls = !std::is_same_v<Stream, tcp::socket>;
+
+  template <class... Args>
+  WebSocket(asio::io_context& io, std::chrono::milliseconds connect_timeout, Args&&... args)
+      : connect_timeout_(connect_timeout),
+        resolver_(io),
+        stream_(io, std::forward<Args>(args)...) {}
+
+  Awaitable<error_code> Connect(std::string url_text) override {
+    const std::optional<Url> url = ParseUrl(url_text);
+    if (!url) co_return Fail(asio::error::invalid_argument, "not an address");
+
+    error_code ec = co_await ConnectTcp(resolver_, socket(), *url, connect_timeout_);
+    if (ec) co_return Fail(ec, ec.message());
+    if constexpr (kTls) {
+      ec = co_await HandshakeTls(stream_.next_layer(), url->host, connect_timeout_);
+      if (ec) co_return Fail(ec, "TLS: " + ec.message());
+    }
+
+    stream_.set_option(websocket::stream_base::decorator([](websocket::request_type& request) {
+      request.set(beast::http::field::user_agent, kUserAgent);
+    }));
+    stream_.read_message_max(kMaxMessageBytes);
+    stream_.auto_fragment(false);
+    stream_.text(true);
+    const std::string authority = url->authority();
+    const Watchdog watchdog(socket(), connect_timeout_);
+    websocket::response_type response;
+    auto [handshake_error] =
+        co_await stream_.async_handshake(response, authority, url->target, use_tuple);
+    ec = watchdog.Explain(handshake_error);
+    if (ec == websocket::error::upgrade_declined) {
+      co_return Fail(ec, "HTTP " + std::to_string(response.result_int()));
+    }
+    if (ec) co_return Fail(ec, "WebSocket handshake: " + ec.message());
+    // From here on it bounds the closing handshake alone, in which Beast waits for the server to
+    // end the TCP connection.
+    websocket::stream_base::timeout timeouts = {};
+    timeouts.handshake_timeout = kClosingTimeout;
+    timeouts.idle_timeout = websocket::stream_base::none();
+    stream_.set_option(timeouts);
+    co_return error_code();
+  }
+
+  Awaitable<error_code> Read(Message* message) override {
+    buffer_.consume(buffer_.size());
+    if (buffer_.capacity() > kKeptReadBuffer) buffer_.shrink_to_fit();
+    auto [ec, bytes] = co_await stream_.async_read(buffer_, use_tuple);
+    if (ec) co_return Fail(ec, ec.message());
+    const auto data = buffer_.cdata();
+    message->bytes = std::string_view(static_cast<const char*>(data.data()), data.size());
+    message->is_text = stream_.got_text();
+    co_return error_code();
+  }
+
+  Awaitable<error_code> Write(std::string_view text) override {
+    const auto bytes = asio::buffer(text.data(), text.size());
+    auto [ec, written] = co_await stream_.async_write(bytes, use_tuple);
+    if (ec) co_return Fail(ec, ec.message());
+    co_return error_code();
+  }
+
+  Awaitable<error_code> Close(uint16_t code) override {
+    const websocket::close_reason reason(code);
+    auto [ec] = co_await stream_.async_close(reason, use_tuple);
+    co_return ec;
+  }
+
+  void Abort() override {
+    resolver_.cancel();
+    error_code ignored;
+    socket().close(ignored);
+  }
+
+  bool closed_by_peer() const override { return closed_by_peer_; }
+
+  std::optional<uint16_t> close_code() const override {
+    // Beast's `none` stands for a close frame without a code (RFC 6455, section 7.1.5: 1005).
+    const auto code = static_cast<uint16_t>(stream_.reason().code);
+    if (!closed_by_peer_ || code == websocket::close_code::none ||
+        code == websocket::close_code::no_status) {
+      return std::nullopt;
+    }
+    return code;
+  }
+
+  std::string last_error() const override { return last_error_; }
+
+ private:
+  tcp::socket& socket() { return beast::get_lowest_layer(stream_); }
+
+  error_code Fail(error_code ec, std::string words) {
+    // Time is up for the closing handshake only, so a close frame has come.
+    if (ec == websocket::error::closed || ec == beast::error::timeout) closed_by_peer_ = true;
+    last_error_ = std::move(words);
+    return ec;
+  }
+
+  const std::chrono::milliseconds connect_timeout_;
+  tcp::resolver resolver_;
+  websocket::stream<Stream> stream_;
+  beast::flat_buffer buffer_;
+  bool closed_by_peer_ = false;
+  std::string last_error_;
+};
+
+}  // namespace
+
+TransportFactory MakeWebSocketFactory(asio::io_context& io, std::shared_ptr<asio::ssl::context> tls,
+                                      std::chrono::milliseconds connect_timeout) {
+  return [&io, tls = std::move(tls),
+          connect_timeout](const std::string& url) -> std::unique_ptr<Transport> {
+    if (!url.starts_with("wss://")) {
+      return std::make_unique<WebSocket<tcp::socket>>(io, connect_timeout);
+    }
+    return std::make_unique<WebSocket<asio::ssl::stream<tcp::socket>>>(io, connect_timeout, *tls);
+  };
+}
+
+}  // namespace shardd::gateway
