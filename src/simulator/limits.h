@@ -19,7 +19,7 @@ class IdentifyLimits {
     uint32_t max_concurrency = 1;
     std::chrono::milliseconds window{5000};
     uint32_t total = 1000;
-    std::optional<uint32_t> remaining;  // unset: total
+    std::optional<uint32_t> remaining{};  // unset: total
   };
   enum class Verdict { kAdmitted, kTooEarly, kBudgetSpent };
 

@@ -31,10 +31,11 @@ struct Quirks {
   uint16_t bad_token_code = 4004;   // how a wrong token is closed
 };
 
+// Members without a value here have braces, so that a caller may name just the ones that it sets.
 struct SimulatorOptions {
-  uint16_t port = 0;  // on 127.0.0.1 only; 0 picks one
-  bool tls = false;   // https and wss with a certificate made at start; see certificate_path()
-  std::string token;  // without `Bot `; empty: any token is accepted
+  uint16_t port = 0;    // on 127.0.0.1 only; 0 picks one
+  bool tls = false;     // https and wss with a certificate made at start; see certificate_path()
+  std::string token{};  // without `Bot `; empty: any token is accepted
 
   // Same seed, guild options and version: same guilds and same sequence of events, whatever the
   // timing.
@@ -52,9 +53,9 @@ struct SimulatorOptions {
   // IDENTIFYs a day. One more resets the token, as Discord does: all sessions close with 4003, then
   // 401 and 4004.
   uint32_t session_starts_total = 1000;
-  std::optional<uint32_t> session_starts_remaining;  // unset: all of them
-  uint32_t max_guilds_per_shard = 2500;              // more: 4011
-  uint64_t disallowed_intents = 0;                   // any of these bits: 4014
+  std::optional<uint32_t> session_starts_remaining{};  // unset: all of them
+  uint32_t max_guilds_per_shard = 2500;                // more: 4011
+  uint64_t disallowed_intents = 0;                     // any of these bits: 4014
 
   std::chrono::milliseconds heartbeat_interval{41250};
   std::chrono::milliseconds heartbeat_tolerance{0};  // silence before close 1000; 0: two intervals
@@ -70,7 +71,7 @@ struct SimulatorOptions {
   uint32_t split_messages = 1;   // see Simulator::SetSplitting
   uint32_t split_fragments = 1;  // see Simulator::SetSplitting
   bool record = false;  // keep every dispatch of every session for Sent(); grows without bound
-  Quirks quirks;
+  Quirks quirks{};
 };
 
 // Which sessions (or their connections) a fault is for: all, those of a shard, or one.
