@@ -11,7 +11,7 @@ const skip = binary === undefined ? 'SHARDD_BINARY does not name the server to t
 
 async function startServer(t: TestContext, ...flags: string[]): Promise<string> {
   assert.ok(binary);
-  const all = ['--simulate', '--simulate-guilds', '50', '--simulate-rate', '500', '--listen', '127.0.0.1:0', '--admin-listen', '', ...flags];
+  const all = ['--simulate', '--simulate-guilds', '50', '--simulate-rate', '500', '--listen', '127.0.0.1:0', '--admin-listen', '127.0.0.1:0', ...flags];
   const server = spawn(binary, all, { stdio: ['ignore', 'pipe', 'pipe'] });
   const exited = once(server, 'exit');
   t.after(async () => {
