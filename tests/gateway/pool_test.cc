@@ -1,0 +1,693 @@
+// The pool against the simulated Discord, over real sockets.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gateway/gateway_bot.h"
+#include "gateway/intents.h"
+#include "gateway/recorder.h"
+#include "gateway/shard_pool.h"
+#include "simulator/simulator.h"
+
+namespace shardd::gateway {
+namespace {
+
+using namespace std::chrono_literals;
+using simulator::SentDispatch;
+using simulator::Simulator;
+using simulator::SimulatorOptions;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
+
+constexpr ShardId kOnly{0, 1};
+
+class PoolTest : public ::testing::Test {
+ protected:
+  PoolTest() {
+    discord_options_.record = true;
+    discord_options_.guilds = 20;
+    discord_options_.max_concurrency = 16;
+    discord_options_.identify_window = 100ms;
+
+    options_.token = "secret-token";
+    options_.intents = kAllUnprivilegedIntents;
+    options_.threads = 2;
+    options_.identify_window = 120ms;
+    options_.timings.invalid_session_pause_min = 10ms;
+    options_.timings.invalid_session_pause_max = 50ms;
+    options_.timings.retry.first = 20ms;
+    options_.timings.retry.longest = 200ms;
+    options_.timings.unstable.first = 10ms;
+    options_.timings.unstable.longest = 100ms;
+  }
+  ~PoolTest() override { ::unsetenv("SSL_CERT_FILE"); }
+
+  void StartDiscord() {
+    discord_ = std::make_unique<Simulator>(discord_options_);
+    if (discord_options_.tls) {
+      ::setenv("SSL_CERT_FILE", discord_->certificate_path().c_str(), 1);
+    }
+  }
+
+  absl::StatusOr<GatewayBot> Fetch() {
+    return FetchGatewayBot({.api_url = discord_->api_url(), .token = options_.token}, {});
+  }
+
+  // Discord and a pool that knows it, without shards.
+  void StartPool() {
+    if (discord_ == nullptr) StartDiscord();
+    pool_ = std::make_unique<ShardPool>(options_, [this] { return recorder_.MakeSink(); });
+    const auto bot = Fetch();
+    ASSERT_TRUE(bot.ok()) << bot.status();
+    pool_->SetGatewayBot(*bot);
+  }
+
+  void Spawn(uint32_t count) {
+    std::vector<uint32_t> ids(count);
+    std::iota(ids.begin(), ids.end(), 0);
+    const absl::Status status = pool_->Spawn(ids, count);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+
+  // All of it, with every guild there.
+  void StartReady(uint32_t count = 1) {
+    StartPool();
+    Spawn(count);
+    ASSERT_TRUE(discord_->WaitForSessions(count, count));
+    for (uint32_t id = 0; id < count; ++id)
+      ASSERT_TRUE(WaitForState({id, count}, ShardState::kReady));
+  }
+
+  ShardInfo Info(ShardId shard = kOnly) const {
+    for (const ShardInfo& each : pool_->Snapshot()) {
+      if (each.shard == shard) return each;
+    }
+    return {};
+  }
+
+  bool WaitForState(ShardId shard, ShardState state) {
+    return recorder_.WaitUntil([&] { return Info(shard).state == state; });
+  }
+  bool WaitForResumes(uint64_t resumes, ShardId shard = kOnly) {
+    return recorder_.WaitUntil([&] {
+      const ShardInfo info = Info(shard);
+      return info.resumes >= resumes && info.state == ShardState::kReady;
+    });
+  }
+  bool WaitForSession(uint32_t session, ShardId shard = kOnly) {
+    return recorder_.WaitUntil([&] {
+      const ShardInfo info = Info(shard);
+      return info.session >= session && info.state == ShardState::kReady;
+    });
+  }
+
+  std::string SessionId(ShardId shard = kOnly) const {
+    const auto session = discord_->Session(shard);
+    return session ? session->session_id : "";
+  }
+
+  // What the sink was told of a session is what Discord sent in it: no hole, no double, byte for
+  // byte.
+  void ExpectSame(ShardId shard, uint32_t session, const std::string& session_id) {
+    std::vector<SentDispatch> sent;
+    recorder_.WaitUntil([&] {
+      sent = discord_->Sent(session_id);
+      return recorder_.Dispatches(shard, session).size() >= sent.size();
+    });
+    const auto told = recorder_.Dispatches(shard, session);
+    ASSERT_EQ(told.size(), sent.size());
+    for (size_t i = 0; i < sent.size(); ++i) {
+      ASSERT_EQ(told[i].sequence, sent[i].sequence);
+      ASSERT_EQ(told[i].type, sent[i].type);
+      ASSERT_EQ(told[i].guild_id, sent[i].guild_id) << told[i].type;
+      ASSERT_TRUE(told[i].data == sent[i].data) << told[i].type;
+    }
+  }
+
+  SimulatorOptions discord_options_;
+  ShardPoolOptions options_;
+  Recorder recorder_;
+  std::unique_ptr<Simulator> discord_;
+  std::unique_ptr<ShardPool> pool_;
+};
+
+// ---- In every compression, with and without TLS ----
+
+struct Wire {
+  Compression compression;
+  bool tls;
+  std::string name;
+};
+
+class PoolWireTest : public PoolTest, public ::testing::WithParamInterface<Wire> {
+ protected:
+  PoolWireTest() {
+    options_.compression = GetParam().compression;
+    discord_options_.tls = GetParam().tls;
+  }
+};
+
+TEST_P(PoolWireTest, EveryDispatchArrivesAsItWasSent) {
+  StartReady(4);
+  discord_->EmitTraffic(2000);
+  for (uint32_t id = 0; id < 4; ++id) ExpectSame({id, 4}, 1, SessionId({id, 4}));
+  EXPECT_EQ(pool_->Snapshot().size(), 4u);
+  uint32_t guilds = 0;
+  for (const ShardInfo& each : pool_->Snapshot()) guilds += each.guilds;
+  EXPECT_EQ(guilds, 20u);
+  const std::string expected = GetParam().compression == Compression::kNone         ? "none"
+                               : GetParam().compression == Compression::kZlibStream ? "zlib-stream"
+                                                                                    : "zstd-stream";
+  EXPECT_EQ(discord_->Session({0, 4})->compression, expected);
+}
+
+TEST_P(PoolWireTest, ADropUnderTrafficIsResumedWithoutHoleOrDouble) {
+  StartReady(2);
+  for (int round = 1; round <= 3; ++round) {
+    discord_->EmitTraffic(200);
+    discord_->DropConnections();
+    discord_->EmitTraffic(200);
+    for (uint32_t id = 0; id < 2; ++id) ASSERT_TRUE(WaitForResumes(round, {id, 2}));
+  }
+  discord_->EmitTraffic(100);
+  for (uint32_t id = 0; id < 2; ++id) {
+    ExpectSame({id, 2}, 1, SessionId({id, 2}));
+    EXPECT_EQ(Info({id, 2}).identifies, 1u);
+  }
+  EXPECT_THAT(recorder_.losses(), IsEmpty());
+}
+
+TEST_P(PoolWireTest, SplitAndLargeMessages) {
+  discord_options_.large_guilds = 2;
+  discord_options_.large_guild_bytes = 1'500'000;
+  // Discord splits payloads of zlib-stream alone.
+  if (GetParam().compression == Compression::kZlibStream) discord_options_.split_messages = 3;
+  discord_options_.split_fragments = 2;
+  StartReady();
+  discord_->EmitTraffic(300);
+  ExpectSame(kOnly, 1, SessionId());
+  const auto told = recorder_.Dispatches(kOnly, 1);
+  EXPECT_TRUE(
+      std::ranges::any_of(told, [](const auto& each) { return each.data.size() > 1'000'000; }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Wires, PoolWireTest,
+                         ::testing::Values(Wire{Compression::kNone, false, "Plain"},
+                                           Wire{Compression::kZlibStream, false, "Zlib"},
+                                           Wire{Compression::kZstdStream, false, "Zstd"},
+                                           Wire{Compression::kNone, true, "PlainTls"},
+                                           Wire{Compression::kZlibStream, true, "ZlibTls"},
+                                           Wire{Compression::kZstdStream, true, "ZstdTls"}),
+                         [](const auto& each) { return each.param.name; });
+
+// ---- What Discord may do ----
+
+TEST_F(PoolTest, Op7) {
+  StartReady();
+  const std::string session = SessionId();
+  discord_->SendReconnect();
+  ASSERT_TRUE(WaitForResumes(1));
+  discord_->EmitTraffic(50);
+  ExpectSame(kOnly, 1, session);
+  EXPECT_THAT(discord_->counters().client_closes, Contains(::testing::Pair(4000, 1)));
+}
+
+TEST_F(PoolTest, Op7InPlaceOfHello) {
+  StartDiscord();
+  discord_->ReconnectInsteadOfHello(1);
+  StartPool();
+  Spawn(1);
+  EXPECT_TRUE(WaitForState(kOnly, ShardState::kReady));
+}
+
+TEST_F(PoolTest, Op9Resumable) {
+  StartReady();
+  const std::string session = SessionId();
+  discord_->SendInvalidSession({}, true);
+  ASSERT_TRUE(WaitForResumes(1));
+  discord_->EmitTraffic(50);
+  ExpectSame(kOnly, 1, session);
+  EXPECT_THAT(recorder_.losses(), IsEmpty());
+}
+
+TEST_F(PoolTest, Op9NotResumable) {
+  StartReady();
+  discord_->EmitTraffic(50);
+  const std::string first = SessionId();
+  ExpectSame(kOnly, 1, first);
+  discord_->SendInvalidSession({}, false);
+  ASSERT_TRUE(WaitForSession(2));
+  ASSERT_THAT(recorder_.losses(), SizeIs(1));
+  EXPECT_EQ(recorder_.losses()[0].session, 1u);
+  EXPECT_EQ(recorder_.losses()[0].last_sequence, recorder_.Dispatches(kOnly, 1).back().sequence);
+  EXPECT_THAT(recorder_.losses()[0].reason, StartsWith("op 9"));
+  ASSERT_TRUE(discord_->WaitForSessions(1, 1));
+  ExpectSame(kOnly, 2, SessionId());
+  EXPECT_EQ(Info().identifies, 2u);
+}
+
+TEST_F(PoolTest, ARefusedResumeBecomesAnIdentify) {
+  StartReady();
+  discord_->RefuseNextResumes(1);
+  discord_->DropConnections();
+  ASSERT_TRUE(WaitForSession(2));
+  EXPECT_THAT(recorder_.losses(), SizeIs(1));
+}
+
+TEST_F(PoolTest, ARefusedIdentifyIsTriedAgain) {
+  StartDiscord();
+  discord_->RefuseNextIdentifies(2);
+  StartPool();
+  Spawn(1);
+  ASSERT_TRUE(WaitForSession(1));
+  EXPECT_EQ(Info().identifies, 3u);
+  EXPECT_THAT(recorder_.losses(), IsEmpty());
+}
+
+TEST_F(PoolTest, MissingAcksAreAZombieAndResumed) {
+  discord_options_.heartbeat_interval = 100ms;
+  StartReady();
+  const std::string session = SessionId();
+  discord_->StopAcks({}, true);
+  ASSERT_TRUE(recorder_.WaitUntil([&] { return Info().restarts >= 1; }));
+  discord_->StopAcks({}, false);
+  ASSERT_TRUE(WaitForResumes(1));
+  discord_->EmitTraffic(50);
+  ExpectSame(kOnly, 1, session);
+  EXPECT_TRUE(std::ranges::any_of(recorder_.states(kOnly), [](const ShardInfo& each) {
+    return each.reason.find("heartbeats were not acknowledged") != std::string::npos;
+  }));
+}
+
+TEST_F(PoolTest, MissingAcksUnderTrafficAreAZombieToo) {
+  discord_options_.heartbeat_interval = 100ms;
+  StartReady();
+  discord_->SetRate(500);
+  discord_->StopAcks({}, true);
+  ASSERT_TRUE(recorder_.WaitUntil([&] { return Info().restarts >= 1; }));
+  discord_->StopAcks({}, false);
+  ASSERT_TRUE(WaitForResumes(1));
+  discord_->SetRate(0);
+  ExpectSame(kOnly, 1, SessionId());
+}
+
+TEST_F(PoolTest, AConnectionThatHangsIsAZombie) {
+  discord_options_.heartbeat_interval = 100ms;
+  options_.timings.close_timeout = 100ms;
+  StartReady();
+  discord_->Freeze();
+  discord_->EmitTraffic(50);
+  ASSERT_TRUE(WaitForResumes(1));
+  ExpectSame(kOnly, 1, SessionId());
+}
+
+TEST_F(PoolTest, HeartbeatsCarryTheSequenceAndAreAnswered) {
+  discord_options_.heartbeat_interval = 100ms;
+  StartReady();
+  discord_->EmitTraffic(50);
+  ASSERT_TRUE(discord_->WaitUntil([&] {
+    const auto session = discord_->Session(kOnly);
+    return session && session->heartbeat_sequence == session->sequence;
+  }));
+  EXPECT_TRUE(recorder_.WaitUntil([&] { return Info().latency.has_value(); }));
+}
+
+TEST_F(PoolTest, AHeartbeatThatDiscordAsksForIsSentAtOnce) {
+  StartReady();
+  const uint64_t before = discord_->counters().heartbeats;
+  discord_->RequestHeartbeat();
+  EXPECT_TRUE(discord_->WaitUntil([&] { return discord_->counters().heartbeats > before; }));
+}
+
+TEST_F(PoolTest, CloseCodesThatKeepTheSession) {
+  StartReady();
+  uint64_t resumes = 0;
+  for (const uint16_t code : {0, 1001, 4000, 4001, 4002, 4005, 4008}) {
+    discord_->CloseWith({}, code);
+    ASSERT_TRUE(WaitForResumes(++resumes)) << code;
+  }
+  discord_->EmitTraffic(50);
+  ExpectSame(kOnly, 1, SessionId());
+}
+
+TEST_F(PoolTest, CloseCodesThatEndTheSession) {
+  StartReady();
+  uint32_t session = 1;
+  for (const uint16_t code : {1000, 4003, 4007, 4009}) {
+    discord_->CloseWith({}, code);
+    ASSERT_TRUE(WaitForSession(++session)) << code;
+    EXPECT_THAT(recorder_.losses(), SizeIs(session - 1));
+  }
+}
+
+TEST_F(PoolTest, CloseCodesThatStop) {
+  StartReady();
+  for (const uint16_t code : {4004, 4010, 4011, 4012, 4013, 4014}) {
+    discord_->CloseWith({}, code);
+    ASSERT_TRUE(WaitForState(kOnly, ShardState::kFailed)) << code;
+    EXPECT_THAT(Info().reason, StartsWith(std::to_string(code) + ": "));
+    Spawn(1);
+    ASSERT_TRUE(WaitForState(kOnly, ShardState::kReady)) << code;
+  }
+}
+
+TEST_F(PoolTest, AWrongTokenFails) {
+  discord_options_.token = "another";
+  StartDiscord();
+  EXPECT_EQ(Fetch().status().code(), absl::StatusCode::kUnauthenticated);
+  pool_ = std::make_unique<ShardPool>(options_, [this] { return recorder_.MakeSink(); });
+  pool_->SetGatewayBot({.url = discord_->gateway_url(),
+                        .session_starts_total = 10,
+                        .session_starts_remaining = 10,
+                        .read_at = std::chrono::system_clock::now()});
+  Spawn(1);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kFailed));
+  EXPECT_THAT(Info().reason, StartsWith("4004: "));
+  EXPECT_THAT(Info().reason, ::testing::Not(HasSubstr(options_.token)));
+}
+
+TEST_F(PoolTest, RefusedConnectionsBackOffAndResume) {
+  StartReady();
+  discord_->RefuseNextConnections(3);
+  discord_->DropConnections();
+  ASSERT_TRUE(WaitForResumes(1));
+  discord_->RefuseNextConnections(3, 503);
+  discord_->DropConnections();
+  ASSERT_TRUE(WaitForResumes(2));
+  ExpectSame(kOnly, 1, SessionId());
+  EXPECT_TRUE(std::ranges::any_of(recorder_.states(kOnly), [](const ShardInfo& each) {
+    return each.state == ShardState::kBackingOff && each.reason.ends_with("HTTP 503") &&
+           each.retry_at;
+  }));
+}
+
+TEST_F(PoolTest, NoHello) {
+  options_.timings.hello_timeout = 50ms;
+  StartDiscord();
+  discord_->SilenceNextHellos(1);
+  StartPool();
+  Spawn(1);
+  EXPECT_TRUE(WaitForState(kOnly, ShardState::kReady));
+}
+
+TEST_F(PoolTest, AnIdentifyWithoutAnswerIsSentAgain) {
+  options_.timings.identify_timeout = 100ms;
+  StartDiscord();
+  discord_->IgnoreNextIdentifies(1);
+  StartPool();
+  Spawn(1);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kReady));
+  EXPECT_EQ(Info().identifies, 2u);
+}
+
+TEST_F(PoolTest, UnknownTypesAndOpcodesPass) {
+  StartReady();
+  for (const char* raw :
+       {R"({"t":null,"s":null,"op":99,"d":{}})", R"({"op":-3})", R"({"op":12,"d":[1]})"}) {
+    discord_->SendRaw({}, raw);
+  }
+  discord_->Emit("A_TYPE_OF_TOMORROW", 0, R"({"x":[{"guild_id":"1"}]})");
+  discord_->Emit("PRESENCES_REPLACE", 0, "[]");
+  ExpectSame(kOnly, 1, SessionId());
+  EXPECT_EQ(recorder_.Dispatches(kOnly, 1).back().type, "PRESENCES_REPLACE");
+  EXPECT_EQ(Info().restarts, 0u);
+}
+
+TEST_F(PoolTest, GarbageEndsTheConnectionNotTheShard) {
+  StartReady();
+  uint64_t resumes = 0;
+  for (const char* raw : {"", "{", "<html>", R"({"op":"0"})", R"({"t":"x","s":1,"op":0,"d":{}})"}) {
+    discord_->SendRaw({}, raw);
+    // An empty message is nothing, to zlib and zstd alike.
+    if (*raw != '\0') {
+      ASSERT_TRUE(WaitForResumes(++resumes)) << raw;
+    }
+  }
+  ExpectSame(kOnly, 1, SessionId());
+}
+
+TEST_F(PoolTest, ReadyOf2500Guilds) {
+  discord_options_.guilds = 2500;
+  StartReady();
+  EXPECT_EQ(Info().guilds, 2500u);
+  ExpectSame(kOnly, 1, SessionId());
+}
+
+// ---- What other servers do ----
+
+TEST_F(PoolTest, QuirksOfOtherServersDoNoHarm) {
+  for (int quirk = 0; quirk < 7; ++quirk) {
+    for (const auto compression :
+         {Compression::kNone, Compression::kZlibStream, Compression::kZstdStream}) {
+      SCOPED_TRACE("quirk " + std::to_string(quirk));
+      pool_.reset();
+      discord_options_.quirks = {};
+      discord_options_.quirks.first_sequence_zero = quirk == 0;
+      discord_options_.quirks.bare_hello = quirk == 1;
+      discord_options_.quirks.data_first = quirk == 2;
+      discord_options_.quirks.complete_frames = quirk == 3;
+      discord_options_.quirks.ignore_compress = quirk == 4;
+      discord_options_.quirks.ack_after_identify_only = quirk == 5;
+      discord_options_.quirks.foreign_guilds = quirk == 6;
+      discord_options_.quirks.require_user_agent = true;
+      options_.compression = compression;
+      discord_ = nullptr;
+      StartReady(2);
+      discord_->EmitTraffic(100);
+      discord_->DropConnections();
+      for (uint32_t id = 0; id < 2; ++id) ASSERT_TRUE(WaitForResumes(1, {id, 2}));
+      discord_->EmitTraffic(50);
+      for (uint32_t id = 0; id < 2; ++id) {
+        const std::string session = SessionId({id, 2});
+        const auto sent = discord_->Sent(session);
+        ASSERT_TRUE(recorder_.WaitUntil([&] {
+          return Info({id, 2}).sequence == sent.back().sequence;
+        }));
+      }
+    }
+  }
+}
+
+TEST_F(PoolTest, AResumeThatIsNeverAnsweredBecomesAnIdentify) {
+  options_.timings.resume_timeout = 50ms;
+  discord_options_.quirks.silent_resume = true;
+  StartReady();
+  discord_->DropConnections();
+  ASSERT_TRUE(WaitForSession(2));
+  ASSERT_THAT(recorder_.losses(), SizeIs(1));
+  EXPECT_THAT(recorder_.losses()[0].reason, HasSubstr("could not be resumed in 3 attempts"));
+}
+
+// ---- Spawn, Kill, Stop ----
+
+TEST_F(PoolTest, SpawnNeedsTheGateway) {
+  StartDiscord();
+  ShardPool pool(options_, [this] { return recorder_.MakeSink(); });
+  EXPECT_EQ(pool.Spawn(std::vector<uint32_t>{0}, 1).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(PoolTest, SpawnIsIdempotent) {
+  StartReady();
+  Spawn(1);
+  EXPECT_EQ(discord_->counters().identifies, 1u);
+  EXPECT_EQ(Info().restarts, 0u);
+}
+
+TEST_F(PoolTest, SpawnDoesNotExceedTheBudget) {
+  discord_options_.session_starts_remaining = 3;
+  StartPool();
+  const std::vector<uint32_t> four = {0, 1, 2, 3};
+  const absl::Status status = pool_->Spawn(four, 8);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(pool_->Snapshot(), IsEmpty());
+  EXPECT_TRUE(pool_->Spawn(std::vector<uint32_t>{0, 1, 2}, 8).ok());
+  ASSERT_TRUE(discord_->WaitForSessions(8, 3));
+  EXPECT_TRUE(recorder_.WaitUntil([&] { return pool_->session_starts_remaining() == 0; }));
+  EXPECT_EQ(pool_->Spawn(std::vector<uint32_t>{3}, 8).code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(PoolTest, KillEndsTheSessionAndSpawnIdentifiesAnew) {
+  StartReady();
+  const std::vector<uint32_t> ids = {0};
+  pool_->Kill(ids, 1, false);
+  EXPECT_EQ(Info().state, ShardState::kStopped);
+  ASSERT_TRUE(discord_->WaitUntil([&] { return !discord_->Session(kOnly); }));
+  EXPECT_THAT(discord_->counters().client_closes, Contains(::testing::Pair(1000, 1)));
+  Spawn(1);
+  ASSERT_TRUE(WaitForSession(2));
+  EXPECT_THAT(recorder_.losses(), IsEmpty());
+  ASSERT_TRUE(discord_->WaitForSessions(1, 1));
+  ExpectSame(kOnly, 2, SessionId());
+}
+
+TEST_F(PoolTest, KillThatKeepsTheSessionIsResumedBySpawn) {
+  StartReady();
+  const std::string session = SessionId();
+  const std::vector<uint32_t> ids = {0};
+  for (uint64_t round = 1; round <= 3; ++round) {
+    pool_->Kill(ids, 1, true);
+    EXPECT_EQ(Info().state, ShardState::kStopped);
+    discord_->EmitTraffic(50);
+    Spawn(1);
+    ASSERT_TRUE(WaitForResumes(round));
+  }
+  ExpectSame(kOnly, 1, session);
+  EXPECT_EQ(Info().identifies, 1u);
+  EXPECT_EQ(Info().restarts, 3u);
+}
+
+TEST_F(PoolTest, AKeptSessionCanBeGivenUpLater) {
+  StartReady();
+  const std::vector<uint32_t> ids = {0};
+  pool_->Kill(ids, 1, true);
+  pool_->Kill(ids, 1, false);
+  Spawn(1);
+  ASSERT_TRUE(WaitForSession(2));
+  EXPECT_EQ(Info().identifies, 2u);
+}
+
+TEST_F(PoolTest, KillWorksInEveryState) {
+  StartDiscord();
+  discord_->SilenceNextHellos(1000);
+  StartPool();
+  const std::vector<uint32_t> ids = {0};
+  for (const ShardState state : {ShardState::kWaitingToIdentify, ShardState::kConnecting}) {
+    Spawn(1);
+    static_cast<void>(state);
+    pool_->Kill(ids, 1, false);
+    EXPECT_EQ(Info().state, ShardState::kStopped);
+  }
+  discord_->SilenceNextHellos(0);
+  discord_->IgnoreNextIdentifies(1);
+  Spawn(1);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kIdentifying));
+  pool_->Kill(ids, 1, true);
+  EXPECT_EQ(Info().state, ShardState::kStopped);
+  Spawn(1);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kReady));
+}
+
+TEST_F(PoolTest, GenerationsOfDifferentCountsLiveSideBySide) {
+  StartReady(2);
+  const std::vector<uint32_t> ids = {0, 1, 2};
+  ASSERT_TRUE(pool_->Spawn(ids, 3).ok());
+  ASSERT_TRUE(discord_->WaitForSessions(3, 3));
+  discord_->EmitTraffic(100);
+  for (uint32_t id = 0; id < 2; ++id) ExpectSame({id, 2}, 1, SessionId({id, 2}));
+  for (uint32_t id = 0; id < 3; ++id) ExpectSame({id, 3}, 1, SessionId({id, 3}));
+  const auto infos = pool_->Snapshot();
+  ASSERT_THAT(infos, SizeIs(5));
+  EXPECT_EQ(infos[2].shard, (ShardId{0, 3}));
+}
+
+TEST_F(PoolTest, StopKeepsTheSessions) {
+  StartReady(2);
+  pool_->Stop(5s);
+  for (const ShardInfo& each : pool_->Snapshot()) EXPECT_EQ(each.state, ShardState::kStopped);
+  EXPECT_TRUE(discord_->WaitUntil([&] { return discord_->counters().open_connections == 0; }));
+  EXPECT_TRUE(discord_->Session({0, 2}));
+  EXPECT_THAT(discord_->counters().client_closes, Contains(::testing::Pair(4000, 2)));
+  EXPECT_EQ(pool_->Spawn(std::vector<uint32_t>{0}, 2).code(), absl::StatusCode::kUnavailable);
+  pool_->Stop(5s);
+}
+
+TEST_F(PoolTest, StopDropsConnectionsThatDoNotClose) {
+  StartReady(2);
+  discord_->Freeze();
+  const auto before = std::chrono::steady_clock::now();
+  pool_->Stop(50ms);
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 1500ms);
+}
+
+TEST_F(PoolTest, ManyShardsThroughOneBucketAreSpaced) {
+  discord_options_.max_concurrency = 1;
+  StartReady(4);
+  EXPECT_EQ(discord_->counters().identifies_refused, 0u);
+  EXPECT_EQ(discord_->counters().identifies, 4u);
+}
+
+// ---- TLS ----
+
+TEST_F(PoolTest, ACertificateOfAStrangerIsRefused) {
+  discord_options_.tls = true;
+  StartDiscord();
+  ::unsetenv("SSL_CERT_FILE");
+  const absl::Status status = Fetch().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("certificate verify failed"));
+  pool_ = std::make_unique<ShardPool>(options_, [this] { return recorder_.MakeSink(); });
+  pool_->SetGatewayBot({.url = discord_->gateway_url(),
+                        .session_starts_total = 10,
+                        .session_starts_remaining = 10,
+                        .read_at = std::chrono::system_clock::now()});
+  Spawn(1);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kBackingOff));
+  EXPECT_THAT(Info().reason, HasSubstr("certificate verify failed"));
+}
+
+// ---- GET /gateway/bot ----
+
+TEST_F(PoolTest, GatewayBotIsRead) {
+  discord_options_.recommended_shards = 7;
+  discord_options_.session_starts_total = 500;
+  discord_options_.session_starts_remaining = 400;
+  StartDiscord();
+  const auto bot = Fetch();
+  ASSERT_TRUE(bot.ok()) << bot.status();
+  EXPECT_EQ(bot->url, discord_->gateway_url());
+  EXPECT_EQ(bot->recommended_shards, 7u);
+  EXPECT_EQ(bot->session_starts_total, 500u);
+  EXPECT_EQ(bot->session_starts_remaining, 400u);
+  EXPECT_EQ(bot->max_concurrency, 16u);
+}
+
+TEST_F(PoolTest, ZeroRecommendedShardsMeanOne) {
+  discord_options_.recommended_shards = 0;
+  StartDiscord();
+  EXPECT_EQ(Fetch()->recommended_shards, 1u);
+}
+
+TEST_F(PoolTest, GatewayBotsErrors) {
+  StartDiscord();
+  const auto expect = [this](uint16_t status, absl::StatusCode code) {
+    discord_->AnswerGatewayBotWith(status, 1, 64s);
+    const absl::Status result = Fetch().status();
+    EXPECT_EQ(result.code(), code) << status << " " << result;
+    EXPECT_THAT(std::string(result.message()), ::testing::Not(HasSubstr(options_.token)));
+    return std::string(result.message());
+  };
+  expect(401, absl::StatusCode::kUnauthenticated);
+  EXPECT_THAT(expect(429, absl::StatusCode::kResourceExhausted), HasSubstr("64"));
+  expect(500, absl::StatusCode::kUnavailable);
+  expect(503, absl::StatusCode::kUnavailable);
+  expect(404, absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(Fetch().ok());
+}
+
+TEST_F(PoolTest, GatewayBotWithoutServerOrWithStop) {
+  EXPECT_EQ(FetchGatewayBot({.api_url = "not a url", .token = "x"}, {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  StartDiscord();
+  const std::string url = discord_->api_url();
+  discord_ = nullptr;
+  EXPECT_EQ(FetchGatewayBot({.api_url = url, .token = "x"}, {}).status().code(),
+            absl::StatusCode::kUnavailable);
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_EQ(FetchGatewayBot({.api_url = url, .token = "x"}, stop.get_token()).status().code(),
+            absl::StatusCode::kCancelled);
+}
+
+}  // namespace
+}  // namespace shardd::gateway

@@ -1,0 +1,126 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gateway/event_sink.h"
+
+namespace shardd::gateway {
+
+struct RecordedDispatch {
+  ShardId shard;
+  uint32_t session = 0;
+  uint64_t sequence = 0;
+  uint64_t guild_id = 0;
+  std::string type;
+  std::string data;
+};
+
+struct RecordedLoss {
+  ShardId shard;
+  uint32_t session = 0;
+  uint64_t last_sequence = 0;
+  std::string reason;
+};
+
+// Remembers what the sinks of a pool were told; only what was flushed counts as told. Thread-safe.
+class Recorder {
+ public:
+  // A sink for one worker. REQUIRES: the recorder outlives it.
+  std::unique_ptr<EventSink> MakeSink() { return std::make_unique<Sink>(this); }
+
+  std::vector<RecordedDispatch> Dispatches(ShardId shard, uint32_t session) const {
+    const std::lock_guard lock(mutex_);
+    std::vector<RecordedDispatch> found;
+    for (const RecordedDispatch& each : told_.dispatches) {
+      if (each.shard == shard && each.session == session) found.push_back(each);
+    }
+    return found;
+  }
+  size_t dispatch_count() const {
+    const std::lock_guard lock(mutex_);
+    return told_.dispatches.size();
+  }
+  std::vector<RecordedLoss> losses() const {
+    const std::lock_guard lock(mutex_);
+    return told_.losses;
+  }
+  std::vector<ShardInfo> states(ShardId shard) const {
+    const std::lock_guard lock(mutex_);
+    std::vector<ShardInfo> found;
+    for (const ShardInfo& each : told_.states) {
+      if (each.shard == shard) found.push_back(each);
+    }
+    return found;
+  }
+  uint64_t flushes() const {
+    const std::lock_guard lock(mutex_);
+    return flushes_;
+  }
+
+  // Waits until `condition`, which may call any method of this class, holds; false after 10 s.
+  bool WaitUntil(const std::function<bool()>& condition) const {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!condition()) {
+      std::unique_lock lock(mutex_);
+      if (std::chrono::steady_clock::now() > until) return false;
+      // What a condition asks of others does not wake this up.
+      changed_.wait_for(lock, std::chrono::milliseconds(2));
+    }
+    return true;
+  }
+
+ private:
+  struct Told {
+    std::vector<RecordedDispatch> dispatches;
+    std::vector<RecordedLoss> losses;
+    std::vector<ShardInfo> states;
+  };
+
+  template <class T>
+  static void Move(std::vector<T>* from, std::vector<T>* to) {
+    for (T& each : *from) to->push_back(std::move(each));
+    from->clear();
+  }
+
+  class Sink final : public EventSink {
+   public:
+    explicit Sink(Recorder* recorder) : recorder_(recorder) {}
+    void OnDispatch(const Dispatch& d) override {
+      pending_.dispatches.push_back(
+          {d.shard, d.session, d.sequence, d.guild_id, std::string(d.type), std::string(d.data)});
+    }
+    void OnStateChange(const ShardInfo& shard) override { pending_.states.push_back(shard); }
+    void OnSessionLost(const LostSession& lost) override {
+      pending_.losses.push_back(
+          {lost.shard, lost.session, lost.last_sequence, std::string(lost.reason)});
+    }
+    void Flush() override {
+      const std::lock_guard lock(recorder_->mutex_);
+      Move(&pending_.dispatches, &recorder_->told_.dispatches);
+      Move(&pending_.losses, &recorder_->told_.losses);
+      Move(&pending_.states, &recorder_->told_.states);
+      ++recorder_->flushes_;
+      recorder_->changed_.notify_all();
+    }
+
+   private:
+    Recorder* const recorder_;
+    Told pending_;
+  };
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  Told told_;
+  uint64_t flushes_ = 0;
+};
+
+}  // namespace shardd::gateway
