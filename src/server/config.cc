@@ -1,0 +1,369 @@
+#include "server/config.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "common/status.h"
+#include "events/log.h"
+#include "gateway/intents.h"
+#include "server/version.h"
+
+namespace shardd::server {
+namespace {
+
+constexpr uint32_t kMostThreads = 64;
+constexpr uint32_t kMostDefaultThreads = 8;
+constexpr uint64_t kMostRetainBytes = uint64_t{1} << 42;
+constexpr std::chrono::seconds kMostBatchDelay{1};
+constexpr std::chrono::minutes kMostDrainTimeout{10};
+constexpr uint32_t kMostGuildsPerShard = 2500;  // Discord's own limit
+constexpr uint32_t kMostSubscribers = 100'000;
+
+absl::Status Invalid(std::string message) { return absl::InvalidArgumentError(message); }
+
+// One setting: its name, its default as text (none: not set), its help, and what to do with a text that was given.
+struct Setting {
+  std::string name;
+  std::optional<std::string> default_text;
+  std::string help;
+  std::function<absl::Status(const std::string& text)> apply;
+  bool is_switch = false;
+
+  std::string flag() const { return "--" + name; }
+  std::string variable() const {
+    return "SHARDD_" + absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}}));
+  }
+};
+
+template <typename T, typename U>
+absl::Status Store(const absl::StatusOr<T>& parsed, U& target) {
+  if (parsed.ok()) target = static_cast<U>(*parsed);
+  return parsed.status();
+}
+
+absl::Status StoreText(const std::string& text, std::string& target) {
+  if (text.empty()) return Invalid("is empty");
+  target = text;
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status StoreChoice(const std::string& text, const std::vector<std::pair<std::string, T>>& choices,
+                         T& target) {
+  std::string names;
+  for (const auto& [name, value] : choices) {
+    if (text == name) {
+      target = value;
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+  }
+  return Invalid(absl::StrCat("'", text, "' is not one of ", names));
+}
+
+absl::Status StoreApiUrl(const std::string& text, std::string& target) {
+  if (!text.starts_with("http://") && !text.starts_with("https://")) {
+    return Invalid(absl::StrCat("'", text, "' is not a URL such as https://discord.com/api/v10"));
+  }
+  target = text;
+  return absl::OkStatus();
+}
+
+// All settings, each writing into `config` when it is applied.
+std::vector<Setting> Settings(Config& config, std::string& token_file) {
+  const auto threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMostDefaultThreads);
+  return {
+      {"token-file", std::nullopt,
+       "File that holds the bot's token. Without it, the environment variable DISCORD_TOKEN does.",
+       [&](const auto& text) { return StoreText(text, token_file); }},
+      {"api-url", "https://discord.com/api/v10", "Discord's REST API, where the gateway is asked for.",
+       [&](const auto& text) { return StoreApiUrl(text, config.api_url); }},
+      {"intents", "all-unprivileged",
+       "Discord's intents: names with commas between them, a number, or all-unprivileged.",
+       [&](const auto& text) { return Store(gateway::ParseIntents(text), config.intents); }},
+      {"shard-count", "auto", "Shards that the whole bot is split into; auto: as Discord recommends.",
+       [&](const auto& text) {
+         if (text == "auto") {
+           config.shard_count.reset();
+           return absl::OkStatus();
+         }
+         return Store(ParseNumber(text, 1, kMaxShardCount), config.shard_count.emplace());
+       }},
+      {"shard-ids", std::nullopt, "The shards that this server holds, such as 0-3,7. Default: all.",
+       [&](const auto& text) { return Store(ParseShardIds(text), config.shard_ids); }},
+      {"guilds-per-shard", std::nullopt,
+       "With --shard-count auto: guilds that a shard should have, instead of Discord's 1000.",
+       [&](const auto& text) {
+         return Store(ParseNumber(text, 1, kMostGuildsPerShard), config.guilds_per_shard);
+       }},
+      {"compression", "zstd-stream",
+       "Transport compression from Discord: zstd-stream, zlib-stream (less memory) or none.",
+       [&](const auto& text) {
+         return StoreChoice<gateway::Compression>(text,
+                                                  {{"zstd-stream", gateway::Compression::kZstdStream},
+                                                   {"zlib-stream", gateway::Compression::kZlibStream},
+                                                   {"none", gateway::Compression::kNone}},
+                                                  config.compression);
+       }},
+      {"listen", "127.0.0.1:50051", "Where gRPC is served: HOST:PORT or unix:PATH; port 0 picks one.",
+       [&](const auto& text) { return Store(ParseListenAddress(text), config.listen); }},
+      {"admin-listen", "127.0.0.1:9464", "Where /healthz and /readyz are served: HOST:PORT, or off.",
+       [&](const auto& text) {
+         if (text == "off") {
+           config.admin_listen.reset();
+           return absl::OkStatus();
+         }
+         const auto address = ParseListenAddress(text);
+         if (address.ok() && address->is_unix()) return Invalid("takes HOST:PORT or off");
+         return Store(address, config.admin_listen.emplace());
+       }},
+      {"insecure-listen", "false", "Allow --listen off this machine without TLS.",
+       [&](const auto& text) { return Store(ParseBool(text), config.insecure_listen); }, true},
+      {"tls-cert", std::nullopt, "PEM file with the certificate (chain) that --listen shows.",
+       [&](const auto& text) { return StoreText(text, config.tls_cert); }},
+      {"tls-key", std::nullopt, "PEM file with the private key of --tls-cert.",
+       [&](const auto& text) { return StoreText(text, config.tls_key); }},
+      {"data-dir", std::nullopt,
+       "Where state is kept. Default: $STATE_DIRECTORY, else ./shardd-data; a fresh temporary one with "
+       "--simulate. (This version keeps its log in memory.)",
+       [&](const auto& text) { return StoreText(text, config.data_dir); }},
+      {"retain-bytes", "2GiB", "Bytes of events that the log keeps.",
+       [&](const auto& text) {
+         return Store(ParseSize(text, events::kMinRetainBytes, kMostRetainBytes), config.retain_bytes);
+       }},
+      {"batch-delay", "1ms",
+       "How long events may be collected before they are passed on: more batching, less CPU. 0: not at all.",
+       [&](const auto& text) { return Store(ParseDuration(text, kMostBatchDelay), config.batch_delay); }},
+      {"threads", std::to_string(threads), "Threads that hold gateway connections. Default: cores, at most 8.",
+       [&](const auto& text) { return Store(ParseNumber(text, 1, kMostThreads), config.threads); }},
+      {"max-subscribers", "1000", "Streams of Events and Watch that may be open at the same time.",
+       [&](const auto& text) {
+         return Store(ParseNumber(text, 1, kMostSubscribers), config.max_subscribers);
+       }},
+      {"drain-timeout", "10s", "How long a stop may take before streams and connections are cut.",
+       [&](const auto& text) {
+         const auto parsed = ParseDuration(text, kMostDrainTimeout);
+         if (parsed.ok()) {
+           config.drain_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(*parsed);
+         }
+         return parsed.status();
+       }},
+      {"no-spawn", "false", "Start no shards until Spawn is called.",
+       [&](const auto& text) { return Store(ParseBool(text), config.no_spawn); }, true},
+      {"environment", "production", "A name for this installation, shown in Stats.",
+       [&](const auto& text) { return StoreText(text, config.environment); }},
+      {"log-level", "info", "debug, info, warn or error.",
+       [&](const auto& text) {
+         return StoreChoice<log::Level>(text,
+                                        {{"debug", log::Level::kDebug},
+                                         {"info", log::Level::kInfo},
+                                         {"warn", log::Level::kWarn},
+                                         {"error", log::Level::kError}},
+                                        config.log_level);
+       }},
+      {"log-format", "text", "text or json.",
+       [&](const auto& text) {
+         return StoreChoice<log::Format>(
+             text, {{"text", log::Format::kText}, {"json", log::Format::kJson}}, config.log_format);
+       }},
+      {"simulate", "false", "Run against a simulated Discord inside this process; no token is needed.",
+       [&](const auto& text) { return Store(ParseBool(text), config.simulate); }, true},
+      {"simulate-guilds", "100", "Guilds of the simulated Discord.",
+       [&](const auto& text) { return Store(ParseNumber(text, 1, 1'000'000), config.simulate_guilds); }},
+      {"simulate-rate", "50", "Dispatches a second of the simulated Discord.",
+       [&](const auto& text) { return Store(ParseReal(text, 1e6), config.simulate_rate); }},
+  };
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return Invalid(absl::StrCat("cannot read '", path, "'"));
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (file.bad()) return Invalid(absl::StrCat("cannot read '", path, "'"));
+  return text;
+}
+
+// The file's keys and texts. CLI11 would let the file win over the environment and ignore keys that it does not know, so it
+// only reads the format here.
+absl::StatusOr<std::map<std::string, std::string>> ReadConfigFile(const std::string& path,
+                                                                  const std::vector<Setting>& settings) {
+  auto text = ReadFile(path);
+  if (!text.ok()) return text.status();
+  std::vector<CLI::ConfigItem> items;
+  try {
+    std::istringstream stream(*text);
+    items = CLI::ConfigTOML().from_config(stream);
+  } catch (const CLI::Error& error) {
+    return Invalid(absl::StrCat("'", path, "': ", error.what()));
+  }
+  std::map<std::string, std::string> values;
+  for (const CLI::ConfigItem& item : items) {
+    const auto known = [&](const Setting& setting) { return setting.name == item.fullname(); };
+    if (std::none_of(settings.begin(), settings.end(), known)) {
+      return Invalid(absl::StrCat("'", path, "' has the unknown key '", item.fullname(),
+                                  "': keys are flags without their dashes"));
+    }
+    std::string value;
+    for (const std::string& input : item.inputs) absl::StrAppend(&value, value.empty() ? "" : ",", input);
+    if (!values.emplace(item.name, value).second) {
+      return Invalid(absl::StrCat("'", path, "' has the key '", item.name, "' twice"));
+    }
+  }
+  return values;
+}
+
+absl::Status ReadToken(const std::string& token_file, const Environment& environment, Config& config) {
+  std::string token;
+  if (!token_file.empty()) {
+    auto text = ReadFile(token_file);
+    if (!text.ok()) return Invalid(absl::StrCat("--token-file: ", std::string(Message(text.status()))));
+    token = *std::move(text);
+  } else {
+    token = environment("DISCORD_TOKEN").value_or("");
+  }
+  token = std::string(absl::StripAsciiWhitespace(token));
+  constexpr std::string_view kPrefix = "Bot ";
+  if (token.starts_with(kPrefix)) token.erase(0, kPrefix.size());
+  if (config.simulate) {
+    config.token = "simulated";
+    return absl::OkStatus();
+  }
+  if (token.empty()) {
+    return Invalid(
+        "no token: set the environment variable DISCORD_TOKEN or --token-file to your bot's token, or try "
+        "--simulate, which needs none");
+  }
+  // It goes into an HTTP header, so nothing but printable characters may stand in it.
+  if (!std::all_of(token.begin(), token.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; })) {
+    return Invalid("the token holds characters that no token has: check DISCORD_TOKEN or --token-file");
+  }
+  config.token = std::move(token);
+  return absl::OkStatus();
+}
+
+absl::Status CheckTogether(const Config& config) {
+  if (config.shard_count.has_value()) {
+    for (const uint32_t id : config.shard_ids) {
+      if (id >= *config.shard_count) {
+        return Invalid(absl::StrCat("--shard-ids: shard ", id, " does not exist among --shard-count ",
+                                    *config.shard_count));
+      }
+    }
+    if (config.guilds_per_shard > 0) {
+      return Invalid("--guilds-per-shard: has a meaning with --shard-count auto only");
+    }
+  }
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return Invalid("--tls-cert and --tls-key: give both or none");
+  }
+  if (!config.listen.is_loopback() && config.tls_cert.empty() && !config.insecure_listen) {
+    return Invalid(absl::StrCat(
+        "--listen: '", config.listen.text, "' can be reached from other machines, and whoever reaches it can "
+        "read every event: give --tls-cert and --tls-key, or --insecure-listen if the network is yours"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Environment ProcessEnvironment() {
+  return [](const char* name) -> std::optional<std::string> {
+    const char* value = std::getenv(name);
+    if (value == nullptr) return std::nullopt;
+    return value;
+  };
+}
+
+absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
+                                  const Environment& environment) {
+  Config config;
+  std::string token_file;
+  const std::vector<Setting> settings = Settings(config, token_file);
+
+  CLI::App app("shardd holds a Discord bot's gateway connections and serves their events over gRPC.\n"
+               "Each flag --some-name is also the environment variable SHARDD_SOME_NAME and the key some-name of "
+               "--config.",
+               "shardd");
+  std::map<std::string, std::string> given;
+  std::string config_file;
+  CLI::Option* config_option =
+      app.add_option("--config", config_file, "File with `key = value` lines.")->option_text("FILE");
+  for (const Setting& setting : settings) {
+    std::string help = setting.help;
+    if (setting.default_text.has_value() && !setting.is_switch) {
+      absl::StrAppend(&help, " [", *setting.default_text, "]");
+    }
+    if (setting.is_switch) {
+      app.add_flag(setting.flag() + "{true}", given[setting.name], help);
+    } else {
+      app.add_option(setting.flag(), given[setting.name], help)->option_text("TEXT");
+    }
+  }
+  app.set_version_flag("--version", std::string("shardd ") + kVersion);
+  try {
+    // CLI11 takes the arguments from the back, and `--flag=` for a flag whose value is the next argument.
+    for (const std::string& argument : arguments) {
+      if (argument.starts_with("--") && argument.ends_with('=')) {
+        return Invalid(absl::StrCat(argument.substr(0, argument.size() - 1), ": is empty"));
+      }
+    }
+    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+    app.parse(reversed);
+  } catch (const CLI::CallForHelp&) {
+    return absl::CancelledError(app.help());
+  } catch (const CLI::CallForVersion& version) {
+    return absl::CancelledError(absl::StrCat(version.what(), "\n"));
+  } catch (const CLI::ParseError& error) {
+    return Invalid(error.what());
+  }
+
+  if (config_option->count() == 0) config_file = environment("SHARDD_CONFIG").value_or("");
+  std::map<std::string, std::string> from_file;
+  if (!config_file.empty()) {
+    auto values = ReadConfigFile(config_file, settings);
+    if (!values.ok()) return Invalid(absl::StrCat("--config: ", std::string(Message(values.status()))));
+    from_file = *std::move(values);
+  } else if (config_option->count() > 0) {
+    return Invalid("--config: is empty");
+  }
+
+  for (const Setting& setting : settings) {
+    std::optional<std::string> text = setting.default_text;
+    std::string source = setting.flag();
+    if (app.count(setting.flag()) > 0) {
+      text = given[setting.name];
+    } else if (const auto value = environment(setting.variable().c_str()); value.has_value()) {
+      text = value;
+      absl::StrAppend(&source, " (from ", setting.variable(), ")");
+    } else if (const auto found = from_file.find(setting.name); found != from_file.end()) {
+      text = found->second;
+      absl::StrAppend(&source, " (from ", config_file, ")");
+    }
+    if (!text.has_value()) continue;
+    if (const absl::Status status = setting.apply(*text); !status.ok()) {
+      return Invalid(absl::StrCat(source, ": ", std::string(Message(status))));
+    }
+  }
+
+  if (config.simulate && (app.count("--api-url") > 0 || from_file.contains("api-url"))) {
+    return Invalid("--simulate and --api-url: give one of them, since --simulate brings a Discord of its own");
+  }
+  if (auto status = CheckTogether(config); !status.ok()) return status;
+  if (auto status = ReadToken(token_file, environment, config); !status.ok()) return status;
+  if (config.data_dir.empty() && !config.simulate) {
+    config.data_dir = environment("STATE_DIRECTORY").value_or("");
+    if (config.data_dir.empty()) config.data_dir = "shardd-data";
+  }
+  return config;
+}
+
+}  // namespace shardd::server

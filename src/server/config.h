@@ -1,0 +1,56 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/log.h"
+#include "gateway/shard_pool.h"
+#include "server/parse.h"
+
+namespace shardd::server {
+
+// Everything that a person can set, checked. Each flag --some-name is also the environment variable SHARDD_SOME_NAME and
+// the key some-name of --config FILE; the flag wins over the environment, that over the file, that over the default.
+struct Config {
+  std::string token;  // without "Bot "; never printed
+  std::string api_url;
+  uint64_t intents = 0;
+  std::optional<uint32_t> shard_count;  // none: auto
+  std::vector<uint32_t> shard_ids;      // empty: all
+  uint32_t guilds_per_shard = 0;
+  gateway::Compression compression = gateway::Compression::kZstdStream;
+  ListenAddress listen;
+  std::optional<ListenAddress> admin_listen;  // none: off
+  bool insecure_listen = false;
+  std::string tls_cert;  // PEM files; both or none
+  std::string tls_key;
+  std::string data_dir;  // empty with --simulate: a fresh temporary one
+  uint64_t retain_bytes = 0;
+  std::chrono::microseconds batch_delay{0};
+  uint32_t threads = 1;
+  uint32_t max_subscribers = 0;
+  std::chrono::milliseconds drain_timeout{0};
+  bool no_spawn = false;
+  std::string environment;
+  log::Level log_level = log::Level::kInfo;
+  log::Format log_format = log::Format::kText;
+  bool simulate = false;
+  uint32_t simulate_guilds = 0;
+  double simulate_rate = 0;
+};
+
+// Reads an environment variable; none when it is not set.
+using Environment = std::function<std::optional<std::string>(const char* name)>;
+Environment ProcessEnvironment();
+
+// `arguments` without the program's name. INVALID_ARGUMENT names the flag and says what would be right.
+//   CANCELLED  --help or --version was asked for; the message is what to print.
+absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
+                                  const Environment& environment);
+
+}  // namespace shardd::server

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <functional>
+
+#include "events/log.h"
+#include "events/round.h"
+#include "gateway/event_sink.h"
+#include "server/shard_board.h"
+
+namespace shardd::server {
+
+// Carries what one worker's shards say into the log: dispatches as they are, and what shardd itself has to say about a
+// shard as SHARDD_ events (documented in the proto). Owned by the worker, used on its thread alone.
+class LogSink final : public gateway::EventSink {
+ public:
+  // `on_state_change` is called after the board knows of a change; must not block.
+  LogSink(events::Log& log, ShardBoard& board, std::function<void()> on_state_change);
+
+  void OnDispatch(const gateway::Dispatch& dispatch) override;
+  void OnStateChange(const gateway::ShardInfo& shard) override;
+  void OnSessionLost(const gateway::LostSession& lost) override;
+  void Flush() override;
+
+  // A round that grows beyond this goes into the log before the worker's round ends, as in a storm of GUILD_CREATEs.
+  static constexpr size_t kMaxRoundBytes = size_t{256} << 10;
+
+ private:
+  void AddOwnEvent(ShardId shard, uint32_t session, std::string_view type, std::string_view data);
+
+  events::Log& log_;
+  ShardBoard& board_;
+  const std::function<void()> on_state_change_;
+  events::Round round_;
+};
+
+}  // namespace shardd::server

@@ -1,0 +1,95 @@
+#include <signal.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <system_error>
+
+#include "common/log.h"
+#include "common/status.h"
+#include "server/config.h"
+#include "server/exit_code.h"
+#include "server/server.h"
+#include "simulator/simulator.h"
+
+namespace shardd::server {
+namespace {
+
+// The main thread waits for these; every other thread inherits that they are blocked.
+sigset_t StopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  return signals;
+}
+
+int Run(Config config) {
+  log::Configure(config.log_level, config.log_format);
+  std::unique_ptr<simulator::Simulator> discord;
+  if (config.simulate) {
+    simulator::SimulatorOptions options;
+    options.guilds = config.simulate_guilds;
+    options.rate = config.simulate_rate;
+    options.recommended_shards = config.shard_count.value_or(1);
+    options.max_concurrency = 16;
+    try {
+      discord = std::make_unique<simulator::Simulator>(options);
+    } catch (const std::system_error& error) {
+      log::Error("the simulated Discord cannot start", {{"error", error.what()}});
+      return kExitFailed;
+    }
+    config.api_url = discord->api_url();
+    log::Info("simulating Discord", {{"api_url", config.api_url},
+                                     {"guilds", config.simulate_guilds}});
+  }
+  log::Warn("events are kept in memory in this version: they last as long as the process");
+
+  // Set before the signal that wakes the main thread, so it needs no lock.
+  static volatile std::sig_atomic_t exit_code = kExitClean;
+  auto server = Server::Start(config, [](int code) {
+    exit_code = code;
+    kill(getpid(), SIGTERM);
+  });
+  if (!server.ok()) {
+    log::Error("cannot start", {{"error", Message(server.status())}});
+    return absl::IsInvalidArgument(server.status()) ? kExitBadConfiguration : kExitFailed;
+  }
+  std::printf("listening on %s\n", (*server)->address().c_str());
+  if (!(*server)->admin_address().empty()) {
+    std::printf("health on http://%s\n", (*server)->admin_address().c_str());
+  }
+  std::fflush(stdout);
+
+  const sigset_t signals = StopSignals();
+  int signal = 0;
+  sigwait(&signals, &signal);
+  // A second signal ends the process at once.
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  log::Info("stopping", {{"signal", signal}});
+  (*server)->Stop();
+  log::Info("stopped");
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace shardd::server
+
+int main(int argc, char** argv) {
+  using namespace shardd::server;
+  const sigset_t signals = StopSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  auto config = LoadConfig({argv + 1, argv + argc}, ProcessEnvironment());
+  if (absl::IsCancelled(config.status())) {
+    std::fputs(std::string(config.status().message()).c_str(), stdout);
+    return kExitClean;
+  }
+  if (!config.ok()) {
+    std::fprintf(stderr, "shardd: %s\n", std::string(config.status().message()).c_str());
+    return kExitBadConfiguration;
+  }
+  return Run(*std::move(config));
+}

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace grpc {
+class CallbackServerContext;
+class Status;
+}  // namespace grpc
+
+namespace shardd::server {
+
+// Every `shardd-reason`, documented in docs/errors.md. Stable: clients switch on them.
+namespace reason {
+inline constexpr std::string_view kShardNotFound = "SHARD_NOT_FOUND";
+inline constexpr std::string_view kDuplicateShardId = "DUPLICATE_SHARD_ID";
+inline constexpr std::string_view kShardIdOutOfRange = "SHARD_ID_OUT_OF_RANGE";
+inline constexpr std::string_view kShardCountInvalid = "SHARD_COUNT_INVALID";
+inline constexpr std::string_view kShardCountMismatch = "SHARD_COUNT_MISMATCH";
+inline constexpr std::string_view kShardNotAssigned = "SHARD_NOT_ASSIGNED";
+inline constexpr std::string_view kSessionBudgetSpent = "SESSION_BUDGET_SPENT";
+inline constexpr std::string_view kGatewayNotKnown = "GATEWAY_NOT_KNOWN";
+inline constexpr std::string_view kNoGeneration = "NO_GENERATION";
+inline constexpr std::string_view kWatchIntervalInvalid = "WATCH_INTERVAL_INVALID";
+inline constexpr std::string_view kCursorMalformed = "CURSOR_MALFORMED";
+inline constexpr std::string_view kStartInvalid = "START_INVALID";
+inline constexpr std::string_view kRequestMalformed = "REQUEST_MALFORMED";
+inline constexpr std::string_view kFieldNotSupported = "FIELD_NOT_SUPPORTED";
+inline constexpr std::string_view kTooManySubscribers = "TOO_MANY_SUBSCRIBERS";
+inline constexpr std::string_view kServerStopping = "SERVER_STOPPING";
+inline constexpr std::string_view kInternal = "INTERNAL";
+}  // namespace reason
+
+// A failure with its reason; `message` says what to do.
+absl::Status Error(absl::StatusCode code, std::string_view reason, std::string_view message,
+                   std::optional<std::chrono::milliseconds> retry_after = std::nullopt);
+
+// The same failure with a reason, where the one who found it knows none.
+absl::Status WithReason(absl::Status status, std::string_view reason,
+                        std::optional<std::chrono::milliseconds> retry_after = std::nullopt);
+
+// "" where there is none.
+std::string ReasonOf(const absl::Status& status);
+
+// The only place where a failure becomes gRPC's: its code and message, and the reason in the call's trailing metadata.
+grpc::Status ToGrpc(const absl::Status& status, grpc::CallbackServerContext& context);
+
+}  // namespace shardd::server

@@ -1,0 +1,208 @@
+#include "server/server.h"
+
+#include <grpc/support/log.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "server/admin_http.h"
+#include "server/bootstrap.h"
+#include "server/log_sink.h"
+#include "server/open_stream.h"
+#include "server/shard_board.h"
+#include "server/shard_control_service.h"
+#include "server/stats_source.h"
+
+namespace shardd::server {
+namespace {
+
+// How long gRPC may take once our own streams have ended.
+constexpr std::chrono::milliseconds kGrpcShutdownGrace{500};
+
+// Keeps grpc.health.v1 true: readiness changes with shards' states, and with time alone.
+class ReadinessReporter final : public Waiter {
+ public:
+  ReadinessReporter(const ShardBoard& board, grpc::HealthCheckServiceInterface& health)
+      : board_(board), health_(health) {
+    health_.SetServingStatus(v1::ShardControl::service_full_name(), false);
+  }
+
+  SteadyTime OnWake(SteadyTime now) override {
+    const uint64_t version = board_.version();
+    if (version == version_seen_ && now < next_look_) return next_look_;
+    version_seen_ = version;
+    next_look_ = now + FanOut::kLongestNap;
+    const bool ready = board_.WhyNotReady(now).empty();
+    if (ready != ready_) health_.SetServingStatus(v1::ShardControl::service_full_name(), ready);
+    ready_ = ready;
+    return next_look_;
+  }
+
+ private:
+  const ShardBoard& board_;
+  grpc::HealthCheckServiceInterface& health_;
+  uint64_t version_seen_ = 0;
+  SteadyTime next_look_ = SteadyTime::min();
+  bool ready_ = false;
+};
+
+absl::StatusOr<std::string> ReadPem(const char* flag, const std::string& path) {
+  std::ifstream file(path);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (!file && text.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, ": cannot read '", path, "'"));
+  }
+  return text;
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const Config& config) {
+  if (config.tls_cert.empty()) return grpc::InsecureServerCredentials();
+  auto certificate = ReadPem("--tls-cert", config.tls_cert);
+  if (!certificate.ok()) return certificate.status();
+  auto key = ReadPem("--tls-key", config.tls_key);
+  if (!key.ok()) return key.status();
+  grpc::SslServerCredentialsOptions options;
+  options.pem_key_cert_pairs.push_back({*std::move(key), *std::move(certificate)});
+  return grpc::SslServerCredentials(options);
+}
+
+std::string WithPort(const ListenAddress& address, int port) {
+  if (address.is_unix()) return address.text;
+  const bool ipv6 = address.host.find(':') != std::string::npos;
+  return absl::StrCat(ipv6 ? "[" : "", address.host, ipv6 ? "]" : "", ":", port);
+}
+
+// gRPC says on standard error what our own errors say better; at debug level it stays visible.
+void ForwardGrpcLog(gpr_log_func_args* args) { log::Debug(args->message, {{"from", "grpc"}}); }
+
+}  // namespace
+
+// In the order in which they are built; destroyed the other way round.
+class Server::Parts {
+ public:
+  Parts(const Config& config, std::unique_ptr<events::Log> log)
+      : config_(config),
+        log_(std::move(log)),
+        pool_({.token = config.token,
+               .intents = config.intents,
+               .compression = config.compression,
+               .threads = config.threads,
+               .batch_delay = config.batch_delay,
+               .timings = {}},
+              [this] {
+                return std::make_unique<LogSink>(*log_, board_, [this] { fan_out_.Signal(); });
+              }),
+        director_({.shard_count = config.shard_count,
+                   .shard_ids = config.shard_ids,
+                   .guilds_per_shard = config.guilds_per_shard},
+                  pool_),
+        stats_(config.environment, config.retain_bytes, director_, *log_, fan_out_),
+        service_(director_, *log_, stats_, board_, fan_out_, config.max_subscribers) {
+    log_->SetListener([this] { fan_out_.Signal(); });
+  }
+
+  ~Parts() { Stop(); }
+
+  absl::Status Listen() {
+    auto credentials = Credentials(config_);
+    if (!credentials.ok()) return credentials.status();
+    gpr_set_log_function(&ForwardGrpcLog);
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    // Two servers on one port would each get some of the calls; a port in use must be an error.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    int port = 0;
+    builder.AddListeningPort(config_.listen.text, *credentials, &port);
+    builder.RegisterService(&service_);
+    grpc_ = builder.BuildAndStart();
+    if (grpc_ == nullptr || port == 0) {
+      return absl::UnavailableError(absl::StrCat(
+          "cannot listen on ", config_.listen.text,
+          ": is another program using it, or is the certificate wrong? Choose another --listen"));
+    }
+    address_ = WithPort(config_.listen, port);
+    fan_out_.Add(std::make_shared<ReadinessReporter>(board_, *grpc_->GetHealthCheckService()));
+    if (config_.admin_listen.has_value()) {
+      auto admin = AdminHttp::Start(*config_.admin_listen,
+                                    [this] { return board_.WhyNotReady(SteadyClock::now()); });
+      if (!admin.ok()) return admin.status();
+      admin_ = *std::move(admin);
+      admin_address_ = WithPort(*config_.admin_listen, admin_->port());
+    }
+    return absl::OkStatus();
+  }
+
+  void Begin(std::function<void(int)> on_fatal) {
+    bootstrap_ = std::make_unique<Bootstrap>(
+        gateway::RestOptions{.api_url = config_.api_url, .token = config_.token}, !config_.no_spawn,
+        director_, board_, std::move(on_fatal));
+  }
+
+  void Stop() {
+    if (stopped_) return;
+    stopped_ = true;
+    const SteadyTime deadline = SteadyClock::now() + config_.drain_timeout;
+    bootstrap_.reset();
+    // First the shards, so that streams can deliver the last event and then end.
+    pool_.Stop(config_.drain_timeout / 2);
+    if (grpc_ != nullptr) {
+      // Streams that open from here on find the flag in the log's stead: gRPC refuses them once it shuts down.
+      do {
+        for (const auto& waiter : fan_out_.waiters()) {
+          if (auto* stream = dynamic_cast<OpenStream*>(waiter.get())) stream->BeginStop();
+        }
+      } while (!service_.WaitForStreams(std::min(deadline, SteadyClock::now() + FanOut::kLongestNap)) &&
+               SteadyClock::now() < deadline);
+      grpc_->Shutdown(std::chrono::system_clock::now() + kGrpcShutdownGrace);
+      service_.WaitForStreams(SteadyTime::max());
+    }
+    fan_out_.Stop();
+    admin_.reset();
+    grpc_.reset();
+  }
+
+  const std::string& address() const { return address_; }
+  const std::string& admin_address() const { return admin_address_; }
+
+ private:
+  const Config config_;
+  const std::unique_ptr<events::Log> log_;
+  FanOut fan_out_;
+  ShardBoard board_;
+  gateway::ShardPool pool_;
+  ShardDirector director_;
+  StatsSource stats_;
+  ShardControlService service_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<AdminHttp> admin_;
+  std::unique_ptr<Bootstrap> bootstrap_;
+  std::string address_;
+  std::string admin_address_;
+  bool stopped_ = false;
+};
+
+Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Server::~Server() = default;
+const std::string& Server::address() const { return parts_->address(); }
+const std::string& Server::admin_address() const { return parts_->admin_address(); }
+void Server::Stop() { parts_->Stop(); }
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
+                                                      std::function<void(int)> on_fatal) {
+  auto log = events::Log::Open({.retain_bytes = config.retain_bytes});
+  if (!log.ok()) return log.status();
+  auto parts = std::make_unique<Parts>(config, *std::move(log));
+  if (auto status = parts->Listen(); !status.ok()) return status;
+  parts->Begin(std::move(on_fatal));
+  return std::unique_ptr<Server>(new Server(std::move(parts)));
+}
+
+}  // namespace shardd::server

@@ -1,0 +1,63 @@
+#include "server/shard_board.h"
+
+#include "server/convert.h"
+
+namespace shardd::server {
+namespace {
+
+using gateway::ShardState;
+
+// States that a shard passes through between two connections of one session.
+bool MayBeResuming(ShardState state) {
+  switch (state) {
+    case ShardState::kConnecting:
+    case ShardState::kResuming:
+    case ShardState::kBackingOff:
+      return true;
+    case ShardState::kIdle:
+    case ShardState::kWaitingToIdentify:
+    case ShardState::kIdentifying:
+    case ShardState::kReady:
+    case ShardState::kCrashLoop:
+    case ShardState::kFailed:
+    case ShardState::kStopped:
+      return false;
+  }
+  return false;
+}
+
+}  // namespace
+
+void ShardBoard::Update(const gateway::ShardInfo& shard, SteadyTime now) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = shards_[shard.shard];
+  if (!MayBeResuming(shard.state)) {
+    entry.resuming_since = SteadyTime::min();
+  } else if (entry.state == ShardState::kReady) {
+    entry.resuming_since = now;
+  }
+  entry.state = shard.state;
+  version_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void ShardBoard::SetStarting(bool starting) {
+  const std::lock_guard lock(mutex_);
+  starting_ = starting;
+  version_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+std::string ShardBoard::WhyNotReady(SteadyTime now) const {
+  const std::lock_guard lock(mutex_);
+  if (starting_) return "the shards have not been started yet";
+  for (const auto& [shard, entry] : shards_) {
+    if (entry.state == ShardState::kReady || entry.state == ShardState::kStopped) continue;
+    // SteadyTime::min() must not be subtracted from: it would overflow.
+    if (entry.resuming_since != SteadyTime::min() && now - entry.resuming_since < kResumeGrace) {
+      continue;
+    }
+    return "shard " + ToString(shard) + " is " + std::string(StateName(entry.state));
+  }
+  return "";
+}
+
+}  // namespace shardd::server

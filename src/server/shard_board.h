@@ -1,0 +1,45 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "common/clock.h"
+#include "gateway/shard_info.h"
+
+namespace shardd::server {
+
+// The last state of each shard, as the pool's workers report it: tells watchers that something changed, and whether the
+// server is ready. Thread-safe.
+class ShardBoard {
+ public:
+  void Update(const gateway::ShardInfo& shard, SteadyTime now);
+
+  // Grows with each change of a state.
+  uint64_t version() const { return version_.load(std::memory_order_acquire); }
+
+  // While shards are expected that the pool does not know yet: not ready.
+  void SetStarting(bool starting);
+
+  // Empty: every shard that should run is READY, or has been resuming for less than kResumeGrace. Otherwise says which one
+  // is not.
+  std::string WhyNotReady(SteadyTime now) const;
+
+  static constexpr std::chrono::seconds kResumeGrace{30};
+
+ private:
+  struct Entry {
+    gateway::ShardState state = gateway::ShardState::kIdle;
+    // Since when it is not READY, if all it has done since is to resume.
+    SteadyTime resuming_since = SteadyTime::min();
+  };
+
+  std::atomic<uint64_t> version_ = 0;
+  mutable std::mutex mutex_;
+  std::map<ShardId, Entry> shards_;
+  bool starting_ = true;
+};
+
+}  // namespace shardd::server

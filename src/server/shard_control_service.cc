@@ -1,0 +1,173 @@
+#include "server/shard_control_service.h"
+
+#include <google/protobuf/util/time_util.h>
+
+#include "absl/strings/str_cat.h"
+#include "server/convert.h"
+#include "server/events_reactor.h"
+#include "server/events_request.h"
+#include "server/rpc_error.h"
+#include "server/watch_reactor.h"
+
+namespace shardd::server {
+namespace {
+
+// A stream that ends before it begins.
+template <typename Message>
+class RefusedStream final : public grpc::ServerWriteReactor<Message> {
+ public:
+  RefusedStream(const absl::Status& status, grpc::CallbackServerContext& context) {
+    this->Finish(ToGrpc(status, context));
+  }
+  void OnDone() override { delete this; }
+};
+
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status, *context));
+  return reactor;
+}
+
+std::span<const uint32_t> Ids(const google::protobuf::RepeatedField<uint32_t>& ids) {
+  return {ids.data(), static_cast<size_t>(ids.size())};
+}
+
+template <typename Response>
+absl::Status FillShards(const absl::StatusOr<ShardDirector::Shards>& shards, Response& response) {
+  if (!shards.ok()) return shards.status();
+  for (const auto& shard : *shards) *response.add_shards() = ToProto(shard);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::chrono::nanoseconds> ResolveInterval(const v1::WatchRequest& request) {
+  if (!request.has_interval()) return WatchReactor::kDefaultInterval;
+  using google::protobuf::util::TimeUtil;
+  const auto& interval = request.interval();
+  // Compared in milliseconds: a hostile Duration may hold seconds that overflow in nanoseconds.
+  const bool valid = interval.seconds() >= 0 && interval.nanos() >= 0 &&
+                     interval.seconds() <= std::chrono::seconds(WatchReactor::kLongestInterval).count();
+  const auto nanos = valid ? std::chrono::nanoseconds(TimeUtil::DurationToNanoseconds(interval))
+                           : std::chrono::nanoseconds(-1);
+  if (nanos < WatchReactor::kShortestInterval || nanos > WatchReactor::kLongestInterval) {
+    return Error(absl::StatusCode::kInvalidArgument, reason::kWatchIntervalInvalid,
+                 "interval must lie between 100 ms and 24 h; leave it unset for 10 s");
+  }
+  return nanos;
+}
+
+}  // namespace
+
+ShardControlService::ShardControlService(ShardDirector& director, const events::Log& log,
+                                         const StatsSource& stats, const ShardBoard& board,
+                                         FanOut& fan_out, uint32_t max_streams)
+    : director_(director),
+      log_(log),
+      stats_(stats),
+      board_(board),
+      fan_out_(fan_out),
+      max_streams_(max_streams) {}
+
+absl::Status ShardControlService::Admit() {
+  const std::lock_guard lock(streams_mutex_);
+  if (open_streams_ < max_streams_) {
+    ++open_streams_;
+    return absl::OkStatus();
+  }
+  return Error(absl::StatusCode::kResourceExhausted, reason::kTooManySubscribers,
+               absl::StrCat(max_streams_, " streams are open: end one, or raise --max-subscribers"));
+}
+
+void ShardControlService::Leave() {
+  const std::lock_guard lock(streams_mutex_);
+  --open_streams_;
+  // Under the lock: whoever waits may destroy this object as soon as it sees the last stream gone.
+  stream_left_.notify_all();
+}
+
+bool ShardControlService::WaitForStreams(SteadyTime deadline) {
+  std::unique_lock lock(streams_mutex_);
+  const auto none = [this] { return open_streams_ == 0; };
+  if (deadline == SteadyTime::max()) {
+    stream_left_.wait(lock, none);
+    return true;
+  }
+  return stream_left_.wait_until(lock, deadline, none);
+}
+
+grpc::ServerUnaryReactor* ShardControlService::Spawn(grpc::CallbackServerContext* context,
+                                                     const v1::SpawnRequest* request,
+                                                     v1::SpawnResponse* response) {
+  return Reply(context, FillShards(director_.Spawn(Ids(request->shard_ids()), request->shard_count()),
+                                   *response));
+}
+
+grpc::ServerUnaryReactor* ShardControlService::Kill(grpc::CallbackServerContext* context,
+                                                    const v1::KillRequest* request,
+                                                    v1::KillResponse* response) {
+  return Reply(context,
+               FillShards(director_.Kill(Ids(request->shard_ids()), request->shard_count(),
+                                         request->keep_session()),
+                          *response));
+}
+
+grpc::ServerUnaryReactor* ShardControlService::Stats(grpc::CallbackServerContext* context,
+                                                     const v1::StatsRequest* request,
+                                                     v1::StatsResponse* response) {
+  auto stats = stats_.Get(Ids(request->shard_ids()), request->shard_count());
+  if (stats.ok()) *response = *std::move(stats);
+  return Reply(context, stats.status());
+}
+
+grpc::ServerUnaryReactor* ShardControlService::Locate(grpc::CallbackServerContext* context,
+                                                      const v1::LocateRequest* request,
+                                                      v1::LocateResponse* response) {
+  const auto shard = director_.Locate(request->guild_id(), request->shard_count());
+  if (shard.ok()) {
+    response->set_shard_id(shard->id);
+    response->set_shard_count(shard->count);
+  }
+  return Reply(context, shard.status());
+}
+
+grpc::ServerWriteReactor<v1::StatsResponse>* ShardControlService::Watch(
+    grpc::CallbackServerContext* context, const v1::WatchRequest* request) {
+  const auto refuse = [&](const absl::Status& status) {
+    return new RefusedStream<v1::StatsResponse>(status, *context);
+  };
+  const auto interval = ResolveInterval(*request);
+  if (!interval.ok()) return refuse(interval.status());
+  const auto shards = director_.Describe(Ids(request->shard_ids()), request->shard_count());
+  if (!shards.ok()) return refuse(shards.status());
+  if (auto status = Admit(); !status.ok()) return refuse(status);
+
+  const auto reactor = std::make_shared<WatchReactor>(
+      *context, stats_, board_, fan_out_, *interval,
+      std::vector<uint32_t>(request->shard_ids().begin(), request->shard_ids().end()),
+      request->shard_count(), [this] { Leave(); });
+  reactor->Start();
+  return reactor.get();
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* ShardControlService::Events(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* raw_request) {
+  const auto refuse = [&](const absl::Status& status) {
+    return new RefusedStream<grpc::ByteBuffer>(status, *context);
+  };
+  // Deserialize takes the bytes out of the buffer that it is given; this copy shares them.
+  grpc::ByteBuffer bytes(*raw_request);
+  v1::EventsRequest request;
+  if (!grpc::SerializationTraits<v1::EventsRequest>::Deserialize(&bytes, &request).ok()) {
+    return refuse(Error(absl::StatusCode::kInvalidArgument, reason::kRequestMalformed,
+                        "the request is not a shardd.v1.EventsRequest"));
+  }
+  auto start = ResolveEventsRequest(request, log_);
+  if (!start.ok()) return refuse(start.status());
+  if (auto status = Admit(); !status.ok()) return refuse(status);
+
+  const auto reactor = std::make_shared<EventsReactor>(*context, log_, fan_out_, *std::move(start),
+                                                       [this] { Leave(); });
+  reactor->Start();
+  return reactor.get();
+}
+
+}  // namespace shardd::server

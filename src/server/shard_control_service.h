@@ -1,0 +1,61 @@
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+
+#include "events/log.h"
+#include "server/fan_out.h"
+#include "server/shard_board.h"
+#include "server/shard_director.h"
+#include "server/stats_source.h"
+#include "shardd/v1/shardd.grpc.pb.h"
+
+namespace shardd::server {
+
+// The contract's RPCs: each checks its request, calls the part that knows, and translates the result. What is not built yet
+// is not here: the generated base answers UNIMPLEMENTED. Thread-safe.
+class ShardControlService final
+    : public v1::ShardControl::WithRawCallbackMethod_Events<v1::ShardControl::CallbackService> {
+ public:
+  ShardControlService(ShardDirector& director, const events::Log& log, const StatsSource& stats,
+                      const ShardBoard& board, FanOut& fan_out, uint32_t max_streams);
+
+  grpc::ServerUnaryReactor* Spawn(grpc::CallbackServerContext* context,
+                                  const v1::SpawnRequest* request,
+                                  v1::SpawnResponse* response) override;
+  grpc::ServerUnaryReactor* Kill(grpc::CallbackServerContext* context,
+                                 const v1::KillRequest* request,
+                                 v1::KillResponse* response) override;
+  grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* context,
+                                  const v1::StatsRequest* request,
+                                  v1::StatsResponse* response) override;
+  grpc::ServerUnaryReactor* Locate(grpc::CallbackServerContext* context,
+                                   const v1::LocateRequest* request,
+                                   v1::LocateResponse* response) override;
+  grpc::ServerWriteReactor<v1::StatsResponse>* Watch(grpc::CallbackServerContext* context,
+                                                     const v1::WatchRequest* request) override;
+  // Raw: messages are slices of the log (events_reactor.h).
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Events(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request) override;
+
+  // False: streams were still open at `deadline`. For shutdown.
+  bool WaitForStreams(SteadyTime deadline);
+
+ private:
+  // Takes a place for a stream, or says that there is none.
+  absl::Status Admit();
+  void Leave();
+
+  ShardDirector& director_;
+  const events::Log& log_;
+  const StatsSource& stats_;
+  const ShardBoard& board_;
+  FanOut& fan_out_;
+  const uint32_t max_streams_;
+
+  std::mutex streams_mutex_;
+  std::condition_variable stream_left_;
+  uint32_t open_streams_ = 0;
+};
+
+}  // namespace shardd::server
