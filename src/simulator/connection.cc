@@ -95,9 +95,8 @@ void Connection::ReadMessages() {
       case websocket::Decoder::Result::kNeedMore:
         return;
       case websocket::Decoder::Result::kTooLarge:
-        // Reading goes on, or the socket's closing would take our close frame with it.
         if (state_ == State::kWebSocket) events_->OnTooLarge();
-        return;
+        continue;
       case websocket::Decoder::Result::kProtocolError:
         if (state_ == State::kWebSocket) events_->OnClosed(close_code::kProtocolError);
         return Reset();

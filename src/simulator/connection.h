@@ -23,7 +23,7 @@ class WebSocketEvents {
   virtual ~WebSocketEvents() = default;
   virtual void OnOpen() = 0;  // the 101 answer has left
   virtual void OnMessage(std::string_view payload) = 0;
-  virtual void OnTooLarge() = 0;  // a message over the limit; nothing more is read
+  virtual void OnTooLarge() = 0;  // a message over the limit, which is passed over
   // The client has ended it: its close code, 1005 without a code, 1006 without a close frame. Not
   // called after Close() or Reset().
   virtual void OnClosed(uint16_t code) = 0;

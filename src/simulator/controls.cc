@@ -7,6 +7,12 @@
 #include "simulator/peer.h"
 
 namespace shardd::simulator {
+namespace {
+
+constexpr std::chrono::milliseconds kLongestTurn{20};
+constexpr size_t kEventsBetweenLooks = 64;
+
+}  // namespace
 
 Controls::Controls(Gateway& gateway)
     : gateway_(gateway), rate_(gateway.options.rate), last_tick_(SteadyClock::now()) {

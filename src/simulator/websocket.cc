@@ -67,6 +67,9 @@ void AppendClose(uint16_t code, std::string_view reason, std::string& out) {
 
 Decoder::Result Decoder::Next(Message& message) {
   while (true) {
+    const size_t over = std::min<uint64_t>(passing_over_, buffer_.size());
+    buffer_.erase(0, over);
+    passing_over_ -= over;
     if (buffer_.size() < 2) return Result::kNeedMore;
     const auto byte = [this](size_t i) { return static_cast<unsigned char>(buffer_[i]); };
     const bool final = (byte(0) & 0x80) != 0;
@@ -88,7 +91,12 @@ Decoder::Result Decoder::Next(Message& message) {
       if (!final || size > kLargestControlPayload) return Result::kProtocolError;
     } else {
       if ((opcode == Opcode::kContinuation) != in_message_) return Result::kProtocolError;
-      if (size > largest_message_ - partial_.payload.size()) return Result::kTooLarge;
+      if (size > largest_message_ - partial_.payload.size()) {
+        passing_over_ = std::min<uint64_t>(size, UINT64_MAX - header - 4) + header + 4;
+        in_message_ = !final;
+        partial_ = {};
+        return Result::kTooLarge;
+      }
     }
     const size_t whole = header + 4 + size;
     if (buffer_.size() < whole) return Result::kNeedMore;

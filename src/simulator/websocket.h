@@ -41,12 +41,15 @@ class Decoder {
   explicit Decoder(size_t largest_message) : largest_message_(largest_message) {}
 
   void Feed(const char* data, size_t size) { buffer_.append(data, size); }
-  // After kProtocolError or kTooLarge the connection is to be closed; Next() is not called again.
+  // After kProtocolError the connection is to be closed, and Next() not called again. A message
+  // that is too large is passed over, so that the client's answer to a close frame can still be
+  // read.
   Result Next(Message& message);
 
  private:
   const size_t largest_message_;
   std::string buffer_;
+  uint64_t passing_over_ = 0;  // bytes of the frame that was too large, still to come
   Message partial_;
   bool in_message_ = false;
 };

@@ -73,6 +73,18 @@ TEST(WebSocketTest, DecodesBytesInAnyPieces) {
   EXPECT_EQ(messages[2].payload, std::string(300, 'z'));
 }
 
+TEST(WebSocketTest, PassesOverWhatIsTooLarge) {
+  Decoder decoder(10);
+  const std::string bytes = Frame(0x81, std::string(200, 'x')) + Frame(0x81, "next");
+  decoder.Feed(bytes.data(), 50);
+  Message message;
+  EXPECT_EQ(decoder.Next(message), Decoder::Result::kTooLarge);
+  EXPECT_EQ(decoder.Next(message), Decoder::Result::kNeedMore);
+  decoder.Feed(bytes.data() + 50, bytes.size() - 50);
+  ASSERT_EQ(decoder.Next(message), Decoder::Result::kMessage);
+  EXPECT_EQ(message.payload, "next");
+}
+
 TEST(WebSocketTest, RefusesWhatNoClientMaySend) {
   const auto result_of = [](std::string_view bytes) {
     Decoder decoder(4096);
