@@ -47,8 +47,9 @@ try {
 console.log(`printed ${printed} events`);
 
 function describe(event: ShardEvent): string {
-  const shard = `shard ${event.shardId}/${event.shardCount}`;
-  return `#${event.offset} ${shard} ${event.type} guild ${event.guild ?? '-'} ${summary(event)} (${event.dataBytes} bytes)`;
+  const { offset, shardId, shardCount, type, guild, dataBytes } = event;
+  const parts = [`#${offset}`, `shard ${shardId}/${shardCount}`, type, `guild ${guild ?? '-'}`, summary(event), `(${dataBytes} bytes)`];
+  return parts.filter((part) => part !== '').join(' ');
 }
 
 // Only the types that are of interest are parsed: that is where the time goes.
