@@ -116,7 +116,7 @@ class Simulator::Loop {
       acceptor_.set_option(tcp::acceptor::reuse_address(true));
       acceptor_.bind(endpoint);
       acceptor_.listen();
-    } catch (const std::system_error& error) {
+    } catch (const boost::system::system_error& error) {
       throw std::system_error(error.code(), "cannot listen on 127.0.0.1:" + std::to_string(port));
     }
     port_ = acceptor_.local_endpoint().port();

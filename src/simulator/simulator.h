@@ -137,7 +137,8 @@ struct Counters {
 // /simulator/ACTION?shard=I[&count=N], without `shard` for all; answers {"affected":N}. Actions:
 // reconnect, drop, invalid-session?resumable=true|false, close?code=4000,
 // stop-acks?stop=true|false, heartbeat, emit?type=T&guild=ID (body: the JSON of `d`),
-// traffic?events=N, rate?events=R. GET /simulator/status answers counters and sessions as JSON.
+// traffic?events=N, rate?events=R. N is the recommended shard count if not given. GET
+// /simulator/status answers counters and sessions as JSON.
 //
 // Not modelled: permissions, MESSAGE_CONTENT (content is sent to all), replies to op 3, 4, 8, 31
 // and 43 (accepted and ignored).

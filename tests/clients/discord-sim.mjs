@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
-const program = process.env.DISCORD_SIM ?? fileURLToPath(new URL('../../build/release/discord-sim', import.meta.url));
+export const program = process.env.DISCORD_SIM ?? fileURLToPath(new URL('../../build/release/discord-sim', import.meta.url));
 
 /** A running discord-sim: its address, and its orders from outside. */
 export class DiscordSim {

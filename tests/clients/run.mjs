@@ -15,5 +15,5 @@ if (major < 20) {
   }
   node = pinned;
 }
-const result = spawnSync(node, ['--test', here('discordjs.test.mjs')], { stdio: 'inherit' });
+const result = spawnSync(node, ['--test', here('discord-sim.test.mjs'), here('discordjs.test.mjs')], { stdio: 'inherit' });
 process.exit(result.status ?? 1);

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <system_error>
+
 #include "simulator/simulator.h"
 #include "support/gateway_client.h"
 
@@ -21,6 +23,17 @@ TEST(ApiTest, GatewayNeedsNoToken) {
   EXPECT_EQ(Fetch(simulator.port(), "GET", "/api/gateway").status, 200u);
   EXPECT_EQ(Fetch(simulator.port(), "GET", "/api/v10/users/@me").status, 404u);
   EXPECT_EQ(Fetch(simulator.port(), "POST", "/api/v10/gateway").status, 405u);
+}
+
+TEST(ApiTest, APortInUseIsAnErrorThatNamesIt) {
+  const Simulator simulator;
+  try {
+    const Simulator second({.port = simulator.port()});
+    FAIL() << "listens twice";
+  } catch (const std::system_error& error) {
+    EXPECT_THAT(error.what(),
+                HasSubstr("cannot listen on 127.0.0.1:" + std::to_string(simulator.port())));
+  }
 }
 
 TEST(ApiTest, GatewayBotReportsTheBudget) {
