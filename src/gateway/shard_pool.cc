@@ -1,5 +1,7 @@
 #include "gateway/shard_pool.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
@@ -114,6 +116,7 @@ class Worker {
   // A round: everything that is ready now, published once. Then nothing for a while, so that the
   // next round has more to do: waking up is what costs, not the events.
   void Loop() {
+    ::pthread_setname_np(::pthread_self(), "shardd-gateway");
     while (io_.run_one() > 0) {
       while (context_.dispatches < kMaxRoundDispatches && io_.poll_one() > 0) {
       }
