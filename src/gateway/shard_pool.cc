@@ -187,10 +187,11 @@ class ShardPool::Core {
  public:
   Core(ShardPoolOptions options, const SinkFactory& make_sink)
       : options_(std::move(options)), gate_(options_.identify_window) {
-    const auto tls = MakeTlsContext();
     const uint32_t threads = std::max<uint32_t>(options_.threads, 1);
     for (uint32_t i = 0; i < threads; ++i) {
-      workers_.push_back(std::make_unique<Worker>(options_, make_sink(), &gate_, &clock_, tls));
+      // A TLS context each: its store of certificates is locked at every handshake.
+      workers_.push_back(
+          std::make_unique<Worker>(options_, make_sink(), &gate_, &clock_, MakeTlsContext()));
     }
   }
 
