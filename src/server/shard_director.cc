@@ -65,25 +65,31 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
   if (auto status = CheckDistinct(shard_ids); !status.ok()) return status;
 
   const std::lock_guard lock(mutex_);
-  if (shard_count_ > 0 && shard_count != 0 && shard_count != shard_count_) {
-    return Error(absl::StatusCode::kFailedPrecondition, reason::kShardCountMismatch,
-                 absl::StrCat("this server runs ", shard_count_, " shards and was asked to spawn some of ",
-                              shard_count, ": call Rescale to change the count"));
-  }
   if (shard_count == 0) shard_count = WantedShardCountLocked().value_or(0);
-  for (const uint32_t id : shard_ids) {
-    if (shard_count > 0 && id >= shard_count) {
+  // What is wrong whatever runs here comes first.
+  if (shard_count > 0) {
+    for (const uint32_t id : shard_ids) {
+      if (id < shard_count) continue;
       return Error(absl::StatusCode::kInvalidArgument, reason::kShardIdOutOfRange,
                    absl::StrCat("shard ", id, " does not exist among ", shard_count,
                                 ": ids go from 0 to ", shard_count - 1));
     }
-    if (!options_.shard_ids.empty() &&
-        std::find(options_.shard_ids.begin(), options_.shard_ids.end(), id) ==
-            options_.shard_ids.end()) {
-      return Error(absl::StatusCode::kFailedPrecondition, reason::kShardNotAssigned,
-                   absl::StrCat("shard ", id, " is not one of this server's --shard-ids: ask the server "
-                                              "that holds it, or change the flag"));
+  }
+  if (shard_count_ > 0 && shard_count != shard_count_) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kShardCountMismatch,
+                 absl::StrCat("this server runs ", shard_count_,
+                              " shards and was asked to spawn some of ", shard_count,
+                              ": call Rescale to change the count"));
+  }
+  for (const uint32_t id : shard_ids) {
+    if (options_.shard_ids.empty() || std::find(options_.shard_ids.begin(), options_.shard_ids.end(),
+                                                id) != options_.shard_ids.end()) {
+      continue;
     }
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kShardNotAssigned,
+                 absl::StrCat("shard ", id,
+                              " is not one of this server's --shard-ids: ask the server that holds "
+                              "it, or change the flag"));
   }
   if (!gateway_bot_.has_value()) {
     return Error(absl::StatusCode::kUnavailable, reason::kGatewayNotKnown,
@@ -97,7 +103,7 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
     ids.resize(shard_count);
     std::iota(ids.begin(), ids.end(), 0);
   }
-  if (ids.back() >= shard_count || *std::max_element(ids.begin(), ids.end()) >= shard_count) {
+  if (*std::max_element(ids.begin(), ids.end()) >= shard_count) {
     return Error(absl::StatusCode::kInvalidArgument, reason::kShardIdOutOfRange,
                  absl::StrCat("--shard-ids names shards that do not exist among ", shard_count));
   }

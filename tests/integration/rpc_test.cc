@@ -1,1 +1,474 @@
+// Every RPC of the real server: what it answers, and how it refuses what it cannot do.
+
+#include <gmock/gmock.h>
+#include <google/protobuf/descriptor.pb.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
+
+#include "health.grpc.pb.h"
+#include "reflection.grpc.pb.h"
+#include "simulator/simulator.h"
+#include "support/event_stream.h"
+#include "support/shardd_process.h"
+
+namespace shardd {
+namespace {
+
+using ::testing::HasSubstr;
+using grpc::StatusCode;
+using test::Eventually;
+
+struct Failure {
+  StatusCode code = StatusCode::OK;
+  std::string reason;
+  std::string message;
+  std::string retry_after_ms;
+};
+
+class RpcTest : public ::testing::Test {
+ protected:
+  void Start(std::vector<std::string> flags = {"--shard-count", "4"}) {
+    simulator::SimulatorOptions options;
+    options.max_concurrency = 16;
+    options.recommended_shards = 4;
+    options.session_starts_remaining = session_starts_;
+    discord_ = std::make_unique<simulator::Simulator>(options);
+    flags.insert(flags.end(),
+                 {"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0", "--admin-listen", "off"});
+    server_ = std::make_unique<test::ShardDProcess>(
+        flags, test::ShardDProcess::Variables{{"DISCORD_TOKEN", "token"}});
+    ASSERT_NE(server_->address(), "") << server_->err();
+    stub_ = test::Connect(server_->address());
+  }
+
+  bool WaitUntilGatewayKnown() {
+    return Eventually([&] { return GetStats().recommended_shards() == 4; });
+  }
+  bool WaitUntilReady(size_t shards) {
+    return Eventually([&] {
+      size_t ready = 0;
+      const v1::StatsResponse stats = GetStats();
+      for (const auto& shard : stats.shards()) ready += shard.state() == v1::SHARD_STATE_READY;
+      return ready == shards;
+    });
+  }
+
+  template <typename Request, typename Response>
+  Failure Call(grpc::Status (v1::ShardControl::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+               const Request& request, Response* response = nullptr) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    Response ignored;
+    const grpc::Status status =
+        (stub_.get()->*method)(&context, request, response == nullptr ? &ignored : response);
+    return FailureOf(status, context);
+  }
+
+  template <typename Request, typename Message>
+  Failure CallStream(
+      std::unique_ptr<grpc::ClientReader<Message>> (v1::ShardControl::Stub::*method)(grpc::ClientContext*,
+                                                                                     const Request&),
+      const Request& request) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    auto reader = (stub_.get()->*method)(&context, request);
+    Message message;
+    EXPECT_FALSE(reader->Read(&message)) << "a refused stream delivers nothing";
+    const grpc::Status status = reader->Finish();
+    return FailureOf(status, context);
+  }
+
+  static Failure FailureOf(const grpc::Status& status, const grpc::ClientContext& context) {
+    Failure failure{status.error_code(), test::ReasonOf(context), status.error_message(), ""};
+    const auto& trailers = context.GetServerTrailingMetadata();
+    if (const auto found = trailers.find("shardd-retry-after-ms"); found != trailers.end()) {
+      failure.retry_after_ms = std::string(found->second.data(), found->second.size());
+    }
+    return failure;
+  }
+
+  v1::StatsResponse GetStats() {
+    v1::StatsResponse stats;
+    EXPECT_EQ(Call(&v1::ShardControl::Stub::Stats, v1::StatsRequest(), &stats).code, StatusCode::OK);
+    return stats;
+  }
+
+  static v1::SpawnRequest SpawnOf(std::vector<uint32_t> ids, uint32_t count = 0) {
+    v1::SpawnRequest request;
+    request.mutable_shard_ids()->Assign(ids.begin(), ids.end());
+    request.set_shard_count(count);
+    return request;
+  }
+  static v1::KillRequest KillOf(std::vector<uint32_t> ids) {
+    v1::KillRequest request;
+    request.mutable_shard_ids()->Assign(ids.begin(), ids.end());
+    return request;
+  }
+
+  std::optional<uint32_t> session_starts_;
+  std::unique_ptr<simulator::Simulator> discord_;
+  std::unique_ptr<test::ShardDProcess> server_;
+  std::unique_ptr<v1::ShardControl::Stub> stub_;
+};
+
+#define EXPECT_FAILS(call, expected_code, expected_reason, expected_text)  \
+  do {                                                                     \
+    const Failure failure = call;                                          \
+    EXPECT_EQ(failure.code, StatusCode::expected_code) << failure.message; \
+    EXPECT_EQ(failure.reason, expected_reason) << failure.message;         \
+    EXPECT_THAT(failure.message, HasSubstr(expected_text));                \
+  } while (false)
+
+using Stub = v1::ShardControl::Stub;
+
+// ---- Spawn and Kill ----
+
+TEST_F(RpcTest, SpawnStartsTheShardsThatItNames) {
+  Start({"--shard-count", "4", "--no-spawn"});
+  ASSERT_TRUE(WaitUntilGatewayKnown());
+  EXPECT_EQ(GetStats().shard_count(), 0u);
+  EXPECT_EQ(GetStats().generation(), 0u);
+
+  v1::SpawnResponse spawned;
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({2, 0}), &spawned).code, StatusCode::OK);
+  ASSERT_EQ(spawned.shards_size(), 2);
+  EXPECT_EQ(spawned.shards(0).shard_id(), 0u);
+  EXPECT_EQ(spawned.shards(1).shard_id(), 2u);
+  EXPECT_EQ(spawned.shards(1).shard_count(), 4u);
+  ASSERT_TRUE(WaitUntilReady(2));
+
+  // Idempotent: what runs stays as it is.
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({}), &spawned).code, StatusCode::OK);
+  EXPECT_EQ(spawned.shards_size(), 4);
+  ASSERT_TRUE(WaitUntilReady(4));
+  EXPECT_EQ(discord_->counters().identifies, 4u);
+  const v1::StatsResponse stats = GetStats();
+  EXPECT_EQ(stats.shard_count(), 4u);
+  EXPECT_EQ(stats.generation(), 1u);
+  for (const auto& shard : stats.shards()) EXPECT_EQ(shard.identifies(), 1u);
+}
+
+TEST_F(RpcTest, SpawnRefusesWhatDoesNotFit) {
+  Start();
+  ASSERT_TRUE(WaitUntilReady(4));
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({1, 1})), INVALID_ARGUMENT, "DUPLICATE_SHARD_ID", "shard 1");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({4})), INVALID_ARGUMENT, "SHARD_ID_OUT_OF_RANGE", "0 to 3");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({0}, 8)), FAILED_PRECONDITION, "SHARD_COUNT_MISMATCH", "Rescale");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({9}, 8)), INVALID_ARGUMENT, "SHARD_ID_OUT_OF_RANGE", "shard 9");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({}, 70000)), INVALID_ARGUMENT, "SHARD_COUNT_INVALID", "65535");
+  EXPECT_EQ(discord_->counters().identifies, 4u);
+}
+
+TEST_F(RpcTest, SpawnRefusesShardsOfOtherServers) {
+  Start({"--shard-count", "4", "--shard-ids", "0-1"});
+  ASSERT_TRUE(WaitUntilReady(2));
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({2})), FAILED_PRECONDITION, "SHARD_NOT_ASSIGNED", "--shard-ids");
+  v1::SpawnResponse spawned;
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({}), &spawned).code, StatusCode::OK);
+  EXPECT_EQ(spawned.shards_size(), 2);
+}
+
+TEST_F(RpcTest, SpawnRefusesToOverdrawTheSessionBudget) {
+  session_starts_ = 3;
+  Start({"--shard-count", "4", "--no-spawn"});
+  ASSERT_TRUE(WaitUntilGatewayKnown());
+  const Failure failure = Call(&Stub::Spawn, SpawnOf({}));
+  EXPECT_EQ(failure.code, StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(failure.reason, "SESSION_BUDGET_SPENT");
+  EXPECT_NE(failure.retry_after_ms, "");
+  EXPECT_EQ(discord_->counters().identifies, 0u) << "nothing was started";
+  EXPECT_EQ(GetStats().session_budget().remaining(), 3u);
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({0, 1, 2})).code, StatusCode::OK);
+  ASSERT_TRUE(WaitUntilReady(3));
+  EXPECT_EQ(GetStats().session_budget().remaining(), 0u);
+}
+
+TEST_F(RpcTest, SpawnBeforeDiscordHasAnsweredSaysWhenToAskAgain) {
+  simulator::SimulatorOptions options;
+  discord_ = std::make_unique<simulator::Simulator>(options);
+  discord_->AnswerGatewayBotWith(503, 1000);
+  server_ = std::make_unique<test::ShardDProcess>(
+      std::vector<std::string>{"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0", "--admin-listen", "off"},
+      test::ShardDProcess::Variables{{"DISCORD_TOKEN", "token"}});
+  stub_ = test::Connect(server_->address());
+  const Failure failure = Call(&Stub::Spawn, SpawnOf({0}));
+  EXPECT_EQ(failure.code, StatusCode::UNAVAILABLE);
+  EXPECT_EQ(failure.reason, "GATEWAY_NOT_KNOWN");
+  EXPECT_NE(failure.retry_after_ms, "");
+}
+
+TEST_F(RpcTest, KillStopsAndCanBeRepeated) {
+  Start();
+  ASSERT_TRUE(WaitUntilReady(4));
+  for (int i = 0; i < 2; ++i) {
+    v1::KillResponse killed;
+    ASSERT_EQ(Call(&Stub::Kill, KillOf({3, 1}), &killed).code, StatusCode::OK);
+    ASSERT_EQ(killed.shards_size(), 2);
+    EXPECT_EQ(killed.shards(0).shard_id(), 1u);
+    EXPECT_EQ(killed.shards(0).state(), v1::SHARD_STATE_STOPPED);
+    EXPECT_EQ(killed.shards(1).state(), v1::SHARD_STATE_STOPPED);
+  }
+  EXPECT_TRUE(discord_->WaitUntil([&] { return discord_->counters().client_closes[1000] == 2; }));
+  v1::KillResponse all;
+  ASSERT_EQ(Call(&Stub::Kill, KillOf({}), &all).code, StatusCode::OK);
+  EXPECT_EQ(all.shards_size(), 4);
+}
+
+TEST_F(RpcTest, KillAndStatsOfAShardThatNeverWasSpawnedAreNotFound) {
+  Start({"--shard-count", "4", "--no-spawn"});
+  ASSERT_TRUE(WaitUntilGatewayKnown());
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({0})).code, StatusCode::OK);
+  EXPECT_FAILS(Call(&Stub::Kill, KillOf({1})), NOT_FOUND, "SHARD_NOT_FOUND", "shard 1");
+  EXPECT_FAILS(Call(&Stub::Kill, KillOf({0, 0})), INVALID_ARGUMENT, "DUPLICATE_SHARD_ID", "shard 0");
+  v1::StatsRequest stats;
+  stats.add_shard_ids(1);
+  EXPECT_FAILS(Call(&Stub::Stats, stats), NOT_FOUND, "SHARD_NOT_FOUND", "shard 1");
+  stats.set_shard_ids(0, 0);
+  stats.set_shard_count(8);
+  EXPECT_FAILS(Call(&Stub::Stats, stats), NOT_FOUND, "SHARD_NOT_FOUND", "shard 0/8");
+}
+
+// ---- Locate, Stats, Watch ----
+
+TEST_F(RpcTest, LocateFollowsDiscordsFormula) {
+  Start({"--shard-count", "4", "--no-spawn"});
+  v1::LocateRequest request;
+  request.set_guild_id(197038439483310086);
+  EXPECT_FAILS(Call(&Stub::Locate, request), FAILED_PRECONDITION, "NO_GENERATION", "Spawn");
+  request.set_shard_count(70000);
+  EXPECT_FAILS(Call(&Stub::Locate, request), INVALID_ARGUMENT, "SHARD_COUNT_INVALID", "65535");
+  request.set_shard_count(10);
+  v1::LocateResponse response;
+  ASSERT_EQ(Call(&Stub::Locate, request, &response).code, StatusCode::OK);
+  EXPECT_EQ(response.shard_id(), (197038439483310086ULL >> 22) % 10);
+  EXPECT_EQ(response.shard_count(), 10u);
+
+  ASSERT_TRUE(WaitUntilGatewayKnown());
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({0})).code, StatusCode::OK);
+  request.set_shard_count(0);
+  ASSERT_EQ(Call(&Stub::Locate, request, &response).code, StatusCode::OK);
+  EXPECT_EQ(response.shard_id(), (197038439483310086ULL >> 22) % 4);
+  EXPECT_EQ(response.shard_count(), 4u);
+}
+
+TEST_F(RpcTest, StatsSaysWhatRuns) {
+  Start({"--shard-count", "4", "--environment", "staging"});
+  ASSERT_TRUE(WaitUntilReady(4));
+  test::EventStream stream(*stub_, test::FromEarliest());
+  ASSERT_TRUE(stream.WaitForEvents(20));
+  const v1::StatsResponse stats = GetStats();
+  EXPECT_EQ(stats.server().environment(), "staging");
+  EXPECT_NE(stats.server().instance_id(), "");
+  EXPECT_NE(stats.server().version(), "");
+  EXPECT_GT(stats.server().started_at().seconds(), 1'600'000'000);
+  EXPECT_EQ(stats.shard_count(), 4u);
+  EXPECT_EQ(stats.recommended_shards(), 4u);
+  EXPECT_EQ(stats.session_budget().max_concurrency(), 16u);
+  EXPECT_EQ(stats.session_budget().remaining(), stats.session_budget().total() - 4);
+  EXPECT_GT(stats.log().events(), 20u);
+  EXPECT_GT(stats.log().bytes(), 1000u);
+  ASSERT_EQ(stats.subscribers_size(), 1);
+  EXPECT_TRUE(stats.subscribers(0).connected());
+  EXPECT_NE(stats.subscribers(0).peer(), "");
+  ASSERT_EQ(stats.shards_size(), 4);
+  uint32_t guilds = 0;
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(stats.shards(i).shard_id(), static_cast<uint32_t>(i));
+    EXPECT_TRUE(stats.shards(i).has_connected_since());
+    EXPECT_GT(stats.shards(i).events(), 0u);
+    guilds += stats.shards(i).guilds();
+  }
+  EXPECT_EQ(guilds, discord_->guild_ids().size());
+  EXPECT_EQ(stats.DebugString().find("token"), std::string::npos);
+  stream.Cancel();
+  stream.Finish();
+  EXPECT_TRUE(Eventually([&] { return GetStats().subscribers_size() == 0; }));
+}
+
+TEST_F(RpcTest, WatchTellsAtOnceAtTheIntervalAndOnChanges) {
+  Start();
+  ASSERT_TRUE(WaitUntilReady(4));
+  grpc::ClientContext context;
+  v1::WatchRequest request;
+  request.mutable_interval()->set_seconds(3600);
+  request.add_shard_ids(2);
+  auto reader = stub_->Watch(&context, request);
+  v1::StatsResponse stats;
+  ASSERT_TRUE(reader->Read(&stats));
+  ASSERT_EQ(stats.shards_size(), 1);
+  EXPECT_EQ(stats.shards(0).state(), v1::SHARD_STATE_READY);
+  ASSERT_EQ(Call(&Stub::Kill, KillOf({2})).code, StatusCode::OK);
+  do {
+    ASSERT_TRUE(reader->Read(&stats));
+  } while (stats.shards(0).state() != v1::SHARD_STATE_STOPPED);
+  context.TryCancel();
+  reader->Finish();
+
+  grpc::ClientContext often_context;
+  request.mutable_interval()->set_seconds(0);
+  request.mutable_interval()->set_nanos(100'000'000);
+  auto often = stub_->Watch(&often_context, request);
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(often->Read(&stats));
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(250));
+  often_context.TryCancel();
+  often->Finish();
+}
+
+TEST_F(RpcTest, WatchRefusesIntervalsThatMakeNoSense) {
+  Start();
+  v1::WatchRequest request;
+  for (const auto& [seconds, nanos] : std::vector<std::pair<int64_t, int32_t>>{
+           {0, 0}, {0, 99'999'999}, {-1, 0}, {0, -1}, {86'401, 0}, {INT64_MAX, INT32_MAX}, {INT64_MIN, 0}}) {
+    request.mutable_interval()->set_seconds(seconds);
+    request.mutable_interval()->set_nanos(nanos);
+    EXPECT_FAILS(CallStream(&Stub::Watch, request), INVALID_ARGUMENT, "WATCH_INTERVAL_INVALID", "100 ms");
+  }
+  request.clear_interval();
+  request.add_shard_ids(9);
+  EXPECT_FAILS(CallStream(&Stub::Watch, request), NOT_FOUND, "SHARD_NOT_FOUND", "shard 9");
+}
+
+// ---- Events ----
+
+TEST_F(RpcTest, EventsRefusesWhatItCannotDo) {
+  Start();
+  v1::EventsRequest request;
+  for (const char* cursor : {"", "x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAA", "1234567890123456789012345678!"}) {
+    request.set_cursor(cursor);
+    EXPECT_FAILS(CallStream(&Stub::Events, request), INVALID_ARGUMENT, "CURSOR_MALFORMED", "EventBatch.cursor");
+  }
+  request.Clear();
+  request.set_from(static_cast<v1::StartFrom>(17));
+  EXPECT_FAILS(CallStream(&Stub::Events, request), INVALID_ARGUMENT, "START_INVALID", "17");
+
+  const auto refuses = [&](const char* field, const std::function<void(v1::EventsRequest&)>& set) {
+    v1::EventsRequest unsupported;
+    set(unsupported);
+    EXPECT_FAILS(CallStream(&Stub::Events, unsupported), UNIMPLEMENTED, "FIELD_NOT_SUPPORTED", field);
+  };
+  refuses("consumer", [](auto& r) { r.set_consumer("bot"); });
+  refuses("snapshot", [](auto& r) { r.set_snapshot(true); });
+  refuses("filter.types", [](auto& r) { r.mutable_filter()->add_types("READY"); });
+  refuses("filter.shard_ids", [](auto& r) { r.mutable_filter()->add_shard_ids(0); });
+  refuses("filter.shard_count", [](auto& r) { r.mutable_filter()->set_shard_count(2); });
+  refuses("filter.guild_ids", [](auto& r) { r.mutable_filter()->add_guild_ids(1); });
+  refuses("filter.partition", [](auto& r) { r.mutable_filter()->mutable_partition()->set_count(2); });
+}
+
+TEST_F(RpcTest, EventsRefusesBytesThatAreNoRequest) {
+  Start();
+  grpc::GenericStub generic(grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  auto call = generic.PrepareCall(&context, "/shardd.v1.ShardControl/Events", &queue);
+  const auto wait = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+  };
+  call->StartCall(nullptr);
+  wait();
+  grpc::Slice garbage("\xff\xff\xff");
+  call->WriteLast(grpc::ByteBuffer(&garbage, 1), grpc::WriteOptions(), nullptr);
+  wait();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  wait();
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT) << status.error_message();
+  EXPECT_EQ(test::ReasonOf(context), "REQUEST_MALFORMED");
+}
+
+TEST_F(RpcTest, StreamsAreBounded) {
+  Start({"--shard-count", "4", "--max-subscribers", "2"});
+  auto first = std::make_unique<test::EventStream>(*stub_, v1::EventsRequest());
+  test::EventStream second(*stub_, v1::EventsRequest());
+  const auto begun = [](const auto& batches) { return !batches.empty(); };
+  ASSERT_TRUE(first->WaitFor(begun) && second.WaitFor(begun));
+  EXPECT_FAILS(CallStream(&Stub::Events, v1::EventsRequest()), RESOURCE_EXHAUSTED, "TOO_MANY_SUBSCRIBERS",
+               "--max-subscribers");
+  EXPECT_FAILS(CallStream(&Stub::Watch, v1::WatchRequest()), RESOURCE_EXHAUSTED, "TOO_MANY_SUBSCRIBERS", "2");
+  first.reset();
+  EXPECT_TRUE(Eventually([&] {
+    test::EventStream third(*stub_, v1::EventsRequest());
+    return third.WaitFor(begun, std::chrono::milliseconds(500));
+  }));
+}
+
+TEST_F(RpcTest, WhatIsNotBuiltYetIsUnimplemented) {
+  Start();
+  EXPECT_EQ(Call(&Stub::Restart, v1::RestartRequest()).code, StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(Call(&Stub::Rescale, v1::RescaleRequest()).code, StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(Call(&Stub::CancelRescale, v1::CancelRescaleRequest()).code, StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(Call(&Stub::Ack, v1::AckRequest()).code, StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(Call(&Stub::Send, v1::SendRequest()).code, StatusCode::UNIMPLEMENTED);
+}
+
+// ---- Reflection and health ----
+
+TEST_F(RpcTest, ReflectionListsAndDescribesTheService) {
+  Start();
+  namespace reflection = grpc::reflection::v1alpha;
+  const auto stub = reflection::ServerReflection::NewStub(
+      grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  auto stream = stub->ServerReflectionInfo(&context);
+  reflection::ServerReflectionRequest request;
+  reflection::ServerReflectionResponse response;
+  request.set_list_services("*");
+  ASSERT_TRUE(stream->Write(request));
+  ASSERT_TRUE(stream->Read(&response));
+  std::vector<std::string> names;
+  for (const auto& service : response.list_services_response().service()) names.push_back(service.name());
+  EXPECT_THAT(names, ::testing::IsSupersetOf({"shardd.v1.ShardControl", "grpc.health.v1.Health"}));
+
+  request.set_file_containing_symbol("shardd.v1.ShardControl");
+  ASSERT_TRUE(stream->Write(request));
+  ASSERT_TRUE(stream->Read(&response));
+  std::vector<std::string> methods;
+  for (const std::string& bytes : response.file_descriptor_response().file_descriptor_proto()) {
+    google::protobuf::FileDescriptorProto file;
+    ASSERT_TRUE(file.ParseFromString(bytes));
+    for (const auto& service : file.service()) {
+      for (const auto& method : service.method()) methods.push_back(method.name());
+    }
+  }
+  EXPECT_THAT(methods,
+              ::testing::UnorderedElementsAre("Spawn", "Kill", "Restart", "Rescale", "CancelRescale", "Stats",
+                                              "Watch", "Events", "Ack", "Send", "Locate"));
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(RpcTest, HealthFollowsTheShards) {
+  Start({"--shard-count", "4", "--no-spawn"});
+  namespace health = grpc::health::v1;
+  const auto stub =
+      health::Health::NewStub(grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  const auto status = [&](const std::string& service) {
+    grpc::ClientContext context;
+    health::HealthCheckRequest request;
+    request.set_service(service);
+    health::HealthCheckResponse response;
+    const grpc::Status result = stub->Check(&context, request, &response);
+    return result.ok() ? response.status() : health::HealthCheckResponse::SERVICE_UNKNOWN;
+  };
+  const std::string service = "shardd.v1.ShardControl";
+  EXPECT_EQ(status(""), health::HealthCheckResponse::SERVING);
+  EXPECT_EQ(status("nobody.knows.This"), health::HealthCheckResponse::SERVICE_UNKNOWN);
+  // Nothing is wanted, so all that is wanted is there.
+  EXPECT_TRUE(Eventually([&] { return status(service) == health::HealthCheckResponse::SERVING; }));
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({})).code, StatusCode::OK);
+  ASSERT_TRUE(WaitUntilReady(4));
+  EXPECT_TRUE(Eventually([&] { return status(service) == health::HealthCheckResponse::SERVING; }));
+  discord_->CloseWith(ShardId{3, 4}, 4013);
+  EXPECT_TRUE(Eventually([&] { return status(service) == health::HealthCheckResponse::NOT_SERVING; }));
+  EXPECT_EQ(status(""), health::HealthCheckResponse::SERVING);
+  // A stopped shard is not wanted.
+  ASSERT_EQ(Call(&Stub::Kill, KillOf({3})).code, StatusCode::OK);
+  EXPECT_TRUE(Eventually([&] { return status(service) == health::HealthCheckResponse::SERVING; }));
+}
+
+}  // namespace
+}  // namespace shardd
