@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
 #include <map>
-#include <sstream>
+#include <set>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -186,39 +186,32 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream file(path);
-  if (!file) return Invalid(absl::StrCat("cannot read '", path, "'"));
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (file.bad()) return Invalid(absl::StrCat("cannot read '", path, "'"));
+  std::string text;
+  char buffer[4096];
+  // A directory opens, and fails only here; iterators on the buffer would throw.
+  while (file.read(buffer, sizeof buffer) || file.gcount() > 0) {
+    text.append(buffer, static_cast<size_t>(file.gcount()));
+  }
+  if (!file.is_open() || file.bad()) return Invalid(absl::StrCat("cannot read '", path, "'"));
   return text;
 }
 
-// The file's keys and texts. CLI11 would let the file win over the environment and ignore keys that it does not know, so it
-// only reads the format here.
+// The file's keys and texts. Not CLI11's: there the file would win over the environment, keys that it does not know would be
+// ignored, and blanks would cut a value.
 absl::StatusOr<std::map<std::string, std::string>> ReadConfigFile(const std::string& path,
                                                                   const std::vector<Setting>& settings) {
-  auto text = ReadFile(path);
+  const auto text = ReadFile(path);
   if (!text.ok()) return text.status();
-  std::vector<CLI::ConfigItem> items;
-  try {
-    std::istringstream stream(*text);
-    items = CLI::ConfigTOML().from_config(stream);
-  } catch (const CLI::Error& error) {
-    return Invalid(absl::StrCat("'", path, "': ", error.what()));
-  }
-  std::map<std::string, std::string> values;
-  for (const CLI::ConfigItem& item : items) {
-    const auto known = [&](const Setting& setting) { return setting.name == item.fullname(); };
+  auto pairs = ParseKeyValues(*text);
+  if (!pairs.ok()) return Invalid(absl::StrCat("'", path, "', ", std::string(Message(pairs.status()))));
+  for (const auto& [key, value] : *pairs) {
+    const auto known = [&key = key](const Setting& setting) { return setting.name == key; };
     if (std::none_of(settings.begin(), settings.end(), known)) {
-      return Invalid(absl::StrCat("'", path, "' has the unknown key '", item.fullname(),
+      return Invalid(absl::StrCat("'", path, "' has the unknown key '", key,
                                   "': keys are flags without their dashes"));
     }
-    std::string value;
-    for (const std::string& input : item.inputs) absl::StrAppend(&value, value.empty() ? "" : ",", input);
-    if (!values.emplace(item.name, value).second) {
-      return Invalid(absl::StrCat("'", path, "' has the key '", item.name, "' twice"));
-    }
   }
-  return values;
+  return std::map<std::string, std::string>(pairs->begin(), pairs->end());
 }
 
 absl::Status ReadToken(const std::string& token_file, const Environment& environment, Config& config) {
@@ -233,6 +226,7 @@ absl::Status ReadToken(const std::string& token_file, const Environment& environ
   token = std::string(absl::StripAsciiWhitespace(token));
   constexpr std::string_view kPrefix = "Bot ";
   if (token.starts_with(kPrefix)) token.erase(0, kPrefix.size());
+  if (token == "Bot") token.clear();  // the prefix of nothing
   if (config.simulate) {
     config.token = "simulated";
     return absl::OkStatus();
@@ -265,12 +259,56 @@ absl::Status CheckTogether(const Config& config) {
   if (config.tls_cert.empty() != config.tls_key.empty()) {
     return Invalid("--tls-cert and --tls-key: give both or none");
   }
+  if (!config.tls_cert.empty()) {
+    for (const auto& [flag, path] : {std::pair("--tls-cert: ", config.tls_cert), {"--tls-key: ", config.tls_key}}) {
+      const auto text = ReadFile(path);
+      if (!text.ok()) return Invalid(absl::StrCat(flag, std::string(Message(text.status()))));
+    }
+  }
   if (!config.listen.is_loopback() && config.tls_cert.empty() && !config.insecure_listen) {
     return Invalid(absl::StrCat(
         "--listen: '", config.listen.text, "' can be reached from other machines, and whoever reaches it can "
         "read every event: give --tls-cert and --tls-key, or --insecure-listen if the network is yours"));
   }
   return absl::OkStatus();
+}
+
+// What CLI11 would take, or refuse in words that do not help.
+absl::Status CheckArguments(const std::vector<std::string>& arguments, const std::vector<Setting>& settings) {
+  std::set<std::string> given;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    const std::string flag = argument.substr(0, argument.find('='));
+    if (flag.starts_with("--") && !given.insert(flag).second) return Invalid(flag + ": is given twice");
+    // CLI11 takes `--flag=` for a flag whose value is the next argument.
+    if (argument.starts_with("--") && argument.ends_with('=')) {
+      return Invalid(flag + ": is empty");
+    }
+    // ... and the next flag for the value of one that lacks its own.
+    const bool takes_value = argument == "--config" || std::any_of(settings.begin(), settings.end(), [&](const Setting& s) {
+      return !s.is_switch && s.flag() == argument;
+    });
+    if (!takes_value) continue;
+    if (i + 1 == arguments.size() || arguments[i + 1].starts_with("--")) {
+      return Invalid(absl::StrCat(argument, ": needs a value"));
+    }
+    ++i;
+  }
+  return absl::OkStatus();
+}
+
+// Repeats a flag's name alone: what stands beside it may be a token.
+absl::Status Unexpected(const std::vector<std::string>& arguments) {
+  for (const std::string& argument : arguments) {
+    if (!argument.starts_with('-')) continue;
+    const std::string flag = argument.substr(0, argument.find('='));
+    return Invalid(absl::StrCat(flag, ": there is no such flag; --help lists all of them",
+                                flag == "--token" ? ". A token goes into DISCORD_TOKEN or a --token-file, where no "
+                                                    "list of processes shows it"
+                                                  : ""));
+  }
+  return Invalid("there is an argument that is no flag: values follow their flag, and a switch's value is given as "
+                 "--switch=false; --help lists all flags");
 }
 
 }  // namespace
@@ -309,31 +347,34 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
     }
   }
   app.set_version_flag("--version", std::string("shardd ") + kVersion);
+  if (auto status = CheckArguments(arguments, settings); !status.ok()) return status;
   try {
-    // CLI11 takes the arguments from the back, and `--flag=` for a flag whose value is the next argument.
-    for (const std::string& argument : arguments) {
-      if (argument.starts_with("--") && argument.ends_with('=')) {
-        return Invalid(absl::StrCat(argument.substr(0, argument.size() - 1), ": is empty"));
-      }
-    }
+    // CLI11 takes the arguments from the back.
     std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
     app.parse(reversed);
   } catch (const CLI::CallForHelp&) {
     return absl::CancelledError(app.help());
   } catch (const CLI::CallForVersion& version) {
     return absl::CancelledError(absl::StrCat(version.what(), "\n"));
+  } catch (const CLI::ExtrasError&) {
+    return Unexpected(app.remaining());
   } catch (const CLI::ParseError& error) {
     return Invalid(error.what());
   }
 
-  if (config_option->count() == 0) config_file = environment("SHARDD_CONFIG").value_or("");
+  std::string config_source = "--config: ";
+  bool has_config = config_option->count() > 0;
+  if (const auto variable = environment("SHARDD_CONFIG"); !has_config && variable.has_value()) {
+    has_config = true;
+    config_file = *variable;
+    config_source = "--config (from SHARDD_CONFIG): ";
+  }
   std::map<std::string, std::string> from_file;
-  if (!config_file.empty()) {
+  if (has_config) {
+    if (config_file.empty()) return Invalid(config_source + "is empty");
     auto values = ReadConfigFile(config_file, settings);
-    if (!values.ok()) return Invalid(absl::StrCat("--config: ", std::string(Message(values.status()))));
+    if (!values.ok()) return Invalid(absl::StrCat(config_source, std::string(Message(values.status()))));
     from_file = *std::move(values);
-  } else if (config_option->count() > 0) {
-    return Invalid("--config: is empty");
   }
 
   for (const Setting& setting : settings) {
@@ -354,7 +395,8 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
     }
   }
 
-  if (config.simulate && (app.count("--api-url") > 0 || from_file.contains("api-url"))) {
+  if (config.simulate && (app.count("--api-url") > 0 || environment("SHARDD_API_URL").has_value() ||
+                          from_file.contains("api-url"))) {
     return Invalid("--simulate and --api-url: give one of them, since --simulate brings a Discord of its own");
   }
   if (auto status = CheckTogether(config); !status.ok()) return status;

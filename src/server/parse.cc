@@ -1,5 +1,7 @@
 #include "server/parse.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -129,8 +131,54 @@ absl::StatusOr<std::vector<uint32_t>> ParseShardIds(std::string_view text) {
   }
 }
 
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(std::string_view text) {
+  constexpr std::string_view kBlank = " \t\r";
+  const auto trim = [&](std::string_view part) {
+    const size_t begin = std::min(part.find_first_not_of(kBlank), part.size());
+    return part.substr(begin, part.find_last_not_of(kBlank) + 1 - begin);
+  };
+  std::vector<std::pair<std::string, std::string>> values;
+  for (int number = 1; !text.empty(); ++number) {
+    const std::string_view line = trim(text.substr(0, text.find('\n')));
+    text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
+    if (line.empty() || line.front() == '#') continue;
+    const auto wrong = [number](std::string_view what) {
+      return Invalid(absl::StrCat("line ", number, ": ", std::string(what)));
+    };
+    const size_t equals = line.find('=');
+    const std::string_view key = trim(line.substr(0, equals));
+    if (equals == std::string_view::npos || key.empty() || key.find('#') != std::string_view::npos) {
+      return wrong("is not of the form `key = value`");
+    }
+    std::string_view value = trim(line.substr(equals + 1));
+    if (value.starts_with('"') || value.starts_with('\'')) {
+      const size_t close = value.find(value.front(), 1);
+      if (close == std::string_view::npos) return wrong("has a quote that is not closed");
+      const std::string_view rest = trim(value.substr(close + 1));
+      if (!rest.empty() && rest.front() != '#') return wrong("goes on after the closing quote");
+      value = value.substr(1, close - 1);
+    } else {
+      // Only behind a blank: file names may hold a #.
+      size_t comment = value.find('#');
+      while (comment != std::string_view::npos && comment > 0 &&
+             kBlank.find(value[comment - 1]) == std::string_view::npos) {
+        comment = value.find('#', comment + 1);
+      }
+      value = trim(value.substr(0, comment));
+    }
+    if (std::any_of(values.begin(), values.end(), [&](const auto& each) { return each.first == key; })) {
+      return wrong(absl::StrCat("the key '", std::string(key), "' is given twice"));
+    }
+    values.emplace_back(key, value);
+  }
+  return values;
+}
+
 bool ListenAddress::is_loopback() const {
-  return is_unix() || host == "localhost" || host == "::1" || host.starts_with("127.");
+  if (is_unix() || host == "localhost" || host == "::1") return true;
+  // A name may start with 127. as well, and lead anywhere.
+  in_addr ipv4;
+  return host.starts_with("127.") && inet_pton(AF_INET, host.c_str(), &ipv4) == 1;
 }
 
 absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view text) {

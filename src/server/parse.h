@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -25,6 +26,11 @@ absl::StatusOr<std::chrono::microseconds> ParseDuration(std::string_view text,
 absl::StatusOr<uint64_t> ParseSize(std::string_view text, uint64_t least, uint64_t most);
 // "0-3,7": in the order given, each id once.
 absl::StatusOr<std::vector<uint32_t>> ParseShardIds(std::string_view text);
+
+// The text of a configuration file: a `key = value` in each line, in their order, each key once. A value may stand in single
+// or double quotes, which are taken off; outside of them, # at the start or behind a blank begins a comment. A failure names
+// the line and repeats no value, which may be a secret.
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(std::string_view text);
 
 // HOST:PORT, [IPV6]:PORT or unix:PATH.
 struct ListenAddress {
