@@ -281,14 +281,10 @@ absl::Status CheckArguments(const std::vector<std::string>& arguments, const std
     const std::string flag = argument.substr(0, argument.find('='));
     if (flag.starts_with("--") && !given.insert(flag).second) return Invalid(flag + ": is given twice");
     // CLI11 takes `--flag=` for a flag whose value is the next argument.
-    if (argument.starts_with("--") && argument.ends_with('=')) {
-      return Invalid(flag + ": is empty");
-    }
+    if (flag.starts_with("--") && argument == flag + "=") return Invalid(flag + ": is empty");
     // ... and the next flag for the value of one that lacks its own.
-    const bool takes_value = argument == "--config" || std::any_of(settings.begin(), settings.end(), [&](const Setting& s) {
-      return !s.is_switch && s.flag() == argument;
-    });
-    if (!takes_value) continue;
+    const auto takes_value = [&](const Setting& s) { return !s.is_switch && s.flag() == argument; };
+    if (argument != "--config" && std::none_of(settings.begin(), settings.end(), takes_value)) continue;
     if (i + 1 == arguments.size() || arguments[i + 1].starts_with("--")) {
       return Invalid(absl::StrCat(argument, ": needs a value"));
     }

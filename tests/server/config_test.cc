@@ -159,7 +159,7 @@ std::vector<Row> Rows(const std::string& directory) {
        {"601s", "-1s", "99999999999999999999s", "soon"}, {}},
       {"no-spawn", {"true", "false", "1"}, {"true", "false", "true"}, "false",
        [](const Config& config) { return Bool(config.no_spawn); }, {"maybe", "-1", "2"}, {}},
-      {"environment", {"staging", "blue, green", "x=y"}, {"staging", "blue, green", "x=y"}, "production",
+      {"environment", {"staging", "blue, green", "x=y="}, {"staging", "blue, green", "x=y="}, "production",
        [](const Config& config) { return config.environment; }, {}, {}},
       {"log-level", {"debug", "warn", "error"}, {"0", "2", "3"}, "1",
        [](const Config& config) { return std::to_string(static_cast<int>(config.log_level)); },
@@ -300,6 +300,11 @@ TEST_F(ConfigTest, TellsAnUnknownFlagByName) {
   EXPECT_THAT(WhyNot(LoadWithToken({"serve"})), HasSubstr("no flag"));
   EXPECT_THAT(WhyNot(LoadWithToken({""})), HasSubstr("no flag"));
   EXPECT_THAT(WhyNot(LoadWithToken({"--no-spawn", "false"})), HasSubstr("--switch=false"));
+}
+
+TEST_F(ConfigTest, TakesAValueThatEndsWithAnEqualsSign) {
+  EXPECT_EQ(LoadWithToken({"--environment=a="})->environment, "a=");
+  EXPECT_EQ(LoadWithToken({"--environment", "a="})->environment, "a=");
 }
 
 TEST_F(ConfigTest, RepeatsNothingThatMayBeATokenInAMessage) {
