@@ -30,7 +30,8 @@ constexpr uint32_t kMostSubscribers = 100'000;
 
 absl::Status Invalid(std::string message) { return absl::InvalidArgumentError(message); }
 
-// One setting: its name, its default as text (none: not set), its help, and what to do with a text that was given.
+// One setting: its name, its default as text (none: not set), its help, and what to do with a text
+// that was given.
 struct Setting {
   std::string name;
   std::optional<std::string> default_text;
@@ -57,8 +58,8 @@ absl::Status StoreText(const std::string& text, std::string& target) {
 }
 
 template <typename T>
-absl::Status StoreChoice(const std::string& text, const std::vector<std::pair<std::string, T>>& choices,
-                         T& target) {
+absl::Status StoreChoice(const std::string& text,
+                         const std::vector<std::pair<std::string, T>>& choices, T& target) {
   std::string names;
   for (const auto& [name, value] : choices) {
     if (text == name) {
@@ -85,12 +86,14 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
       {"token-file", std::nullopt,
        "File that holds the bot's token. Without it, the environment variable DISCORD_TOKEN does.",
        [&](const auto& text) { return StoreText(text, token_file); }},
-      {"api-url", "https://discord.com/api/v10", "Discord's REST API, where the gateway is asked for.",
+      {"api-url", "https://discord.com/api/v10",
+       "Discord's REST API, where the gateway is asked for.",
        [&](const auto& text) { return StoreApiUrl(text, config.api_url); }},
       {"intents", "all-unprivileged",
        "Discord's intents: names with commas between them, a number, or all-unprivileged.",
        [&](const auto& text) { return Store(gateway::ParseIntents(text), config.intents); }},
-      {"shard-count", "auto", "Shards that the whole bot is split into; auto: as Discord recommends.",
+      {"shard-count", "auto",
+       "Shards that the whole bot is split into; auto: as Discord recommends.",
        [&](const auto& text) {
          if (text == "auto") {
            config.shard_count.reset();
@@ -108,15 +111,18 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
       {"compression", "zstd-stream",
        "Transport compression from Discord: zstd-stream, zlib-stream (less memory) or none.",
        [&](const auto& text) {
-         return StoreChoice<gateway::Compression>(text,
-                                                  {{"zstd-stream", gateway::Compression::kZstdStream},
-                                                   {"zlib-stream", gateway::Compression::kZlibStream},
-                                                   {"none", gateway::Compression::kNone}},
-                                                  config.compression);
+         return StoreChoice<gateway::Compression>(
+             text,
+             {{"zstd-stream", gateway::Compression::kZstdStream},
+              {"zlib-stream", gateway::Compression::kZlibStream},
+              {"none", gateway::Compression::kNone}},
+             config.compression);
        }},
-      {"listen", "127.0.0.1:50051", "Where gRPC is served: HOST:PORT or unix:PATH; port 0 picks one.",
+      {"listen", "127.0.0.1:50051",
+       "Where gRPC is served: HOST:PORT or unix:PATH; port 0 picks one.",
        [&](const auto& text) { return Store(ParseListenAddress(text), config.listen); }},
-      {"admin-listen", "127.0.0.1:9464", "Where /healthz and /readyz are served: HOST:PORT, or off.",
+      {"admin-listen", "127.0.0.1:9464",
+       "Where /healthz and /readyz are served: HOST:PORT, or off.",
        [&](const auto& text) {
          if (text == "off") {
            config.admin_listen.reset();
@@ -133,17 +139,23 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
       {"tls-key", std::nullopt, "PEM file with the private key of --tls-cert.",
        [&](const auto& text) { return StoreText(text, config.tls_key); }},
       {"data-dir", std::nullopt,
-       "Where state is kept. Default: $STATE_DIRECTORY, else ./shardd-data; a fresh temporary one with "
+       "Where state is kept. Default: $STATE_DIRECTORY, else ./shardd-data; a fresh temporary one "
+       "with "
        "--simulate. (This version keeps its log in memory.)",
        [&](const auto& text) { return StoreText(text, config.data_dir); }},
       {"retain-bytes", "2GiB", "Bytes of events that the log keeps.",
        [&](const auto& text) {
-         return Store(ParseSize(text, events::kMinRetainBytes, kMostRetainBytes), config.retain_bytes);
+         return Store(ParseSize(text, events::kMinRetainBytes, kMostRetainBytes),
+                      config.retain_bytes);
        }},
       {"batch-delay", "1ms",
-       "How long events may be collected before they are passed on: more batching, less CPU. 0: not at all.",
-       [&](const auto& text) { return Store(ParseDuration(text, kMostBatchDelay), config.batch_delay); }},
-      {"threads", std::to_string(threads), "Threads that hold gateway connections. Default: cores, at most 8.",
+       "How long events may be collected before they are passed on: more batching, less CPU. 0: "
+       "not at all.",
+       [&](const auto& text) {
+         return Store(ParseDuration(text, kMostBatchDelay), config.batch_delay);
+       }},
+      {"threads", std::to_string(threads),
+       "Threads that hold gateway connections. Default: cores, at most 8.",
        [&](const auto& text) { return Store(ParseNumber(text, 1, kMostThreads), config.threads); }},
       {"max-subscribers", "1000", "Streams of Events and Watch that may be open at the same time.",
        [&](const auto& text) {
@@ -175,10 +187,13 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
          return StoreChoice<log::Format>(
              text, {{"text", log::Format::kText}, {"json", log::Format::kJson}}, config.log_format);
        }},
-      {"simulate", "false", "Run against a simulated Discord inside this process; no token is needed.",
+      {"simulate", "false",
+       "Run against a simulated Discord inside this process; no token is needed.",
        [&](const auto& text) { return Store(ParseBool(text), config.simulate); }, true},
       {"simulate-guilds", "100", "Guilds of the simulated Discord.",
-       [&](const auto& text) { return Store(ParseNumber(text, 1, 1'000'000), config.simulate_guilds); }},
+       [&](const auto& text) {
+         return Store(ParseNumber(text, 1, 1'000'000), config.simulate_guilds);
+       }},
       {"simulate-rate", "50", "Dispatches a second of the simulated Discord.",
        [&](const auto& text) { return Store(ParseReal(text, 1e6), config.simulate_rate); }},
   };
@@ -196,14 +211,15 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   return text;
 }
 
-// The file's keys and texts. Not CLI11's: there the file would win over the environment, keys that it does not know would be
-// ignored, and blanks would cut a value.
-absl::StatusOr<std::map<std::string, std::string>> ReadConfigFile(const std::string& path,
-                                                                  const std::vector<Setting>& settings) {
+// The file's keys and texts. Not CLI11's: there the file would win over the environment, keys that
+// it does not know would be ignored, and blanks would cut a value.
+absl::StatusOr<std::map<std::string, std::string>> ReadConfigFile(
+    const std::string& path, const std::vector<Setting>& settings) {
   const auto text = ReadFile(path);
   if (!text.ok()) return text.status();
   auto pairs = ParseKeyValues(*text);
-  if (!pairs.ok()) return Invalid(absl::StrCat("'", path, "', ", std::string(Message(pairs.status()))));
+  if (!pairs.ok())
+    return Invalid(absl::StrCat("'", path, "', ", std::string(Message(pairs.status()))));
   for (const auto& [key, value] : *pairs) {
     const auto known = [&key = key](const Setting& setting) { return setting.name == key; };
     if (std::none_of(settings.begin(), settings.end(), known)) {
@@ -214,11 +230,13 @@ absl::StatusOr<std::map<std::string, std::string>> ReadConfigFile(const std::str
   return std::map<std::string, std::string>(pairs->begin(), pairs->end());
 }
 
-absl::Status ReadToken(const std::string& token_file, const Environment& environment, Config& config) {
+absl::Status ReadToken(const std::string& token_file, const Environment& environment,
+                       Config& config) {
   std::string token;
   if (!token_file.empty()) {
     auto text = ReadFile(token_file);
-    if (!text.ok()) return Invalid(absl::StrCat("--token-file: ", std::string(Message(text.status()))));
+    if (!text.ok())
+      return Invalid(absl::StrCat("--token-file: ", std::string(Message(text.status()))));
     token = *std::move(text);
   } else {
     token = environment("DISCORD_TOKEN").value_or("");
@@ -233,12 +251,15 @@ absl::Status ReadToken(const std::string& token_file, const Environment& environ
   }
   if (token.empty()) {
     return Invalid(
-        "no token: set the environment variable DISCORD_TOKEN or --token-file to your bot's token, or try "
+        "no token: set the environment variable DISCORD_TOKEN or --token-file to your bot's token, "
+        "or try "
         "--simulate, which needs none");
   }
   // It goes into an HTTP header, so nothing but printable characters may stand in it.
-  if (!std::all_of(token.begin(), token.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; })) {
-    return Invalid("the token holds characters that no token has: check DISCORD_TOKEN or --token-file");
+  if (!std::all_of(token.begin(), token.end(),
+                   [](unsigned char c) { return c > 0x20 && c < 0x7f; })) {
+    return Invalid(
+        "the token holds characters that no token has: check DISCORD_TOKEN or --token-file");
   }
   config.token = std::move(token);
   return absl::OkStatus();
@@ -248,8 +269,8 @@ absl::Status CheckTogether(const Config& config) {
   if (config.shard_count.has_value()) {
     for (const uint32_t id : config.shard_ids) {
       if (id >= *config.shard_count) {
-        return Invalid(absl::StrCat("--shard-ids: shard ", id, " does not exist among --shard-count ",
-                                    *config.shard_count));
+        return Invalid(absl::StrCat("--shard-ids: shard ", id,
+                                    " does not exist among --shard-count ", *config.shard_count));
       }
     }
     if (config.guilds_per_shard > 0) {
@@ -260,31 +281,36 @@ absl::Status CheckTogether(const Config& config) {
     return Invalid("--tls-cert and --tls-key: give both or none");
   }
   if (!config.tls_cert.empty()) {
-    for (const auto& [flag, path] : {std::pair("--tls-cert: ", config.tls_cert), {"--tls-key: ", config.tls_key}}) {
+    for (const auto& [flag, path] :
+         {std::pair("--tls-cert: ", config.tls_cert), {"--tls-key: ", config.tls_key}}) {
       const auto text = ReadFile(path);
       if (!text.ok()) return Invalid(absl::StrCat(flag, std::string(Message(text.status()))));
     }
   }
   if (!config.listen.is_loopback() && config.tls_cert.empty() && !config.insecure_listen) {
-    return Invalid(absl::StrCat(
-        "--listen: '", config.listen.text, "' can be reached from other machines, and whoever reaches it can "
-        "read every event: give --tls-cert and --tls-key, or --insecure-listen if the network is yours"));
+    return Invalid(absl::StrCat("--listen: '", config.listen.text,
+                                "' can be reached from other machines, and whoever reaches it can "
+                                "read every event: give --tls-cert and --tls-key, or "
+                                "--insecure-listen if the network is yours"));
   }
   return absl::OkStatus();
 }
 
 // What CLI11 would take, or refuse in words that do not help.
-absl::Status CheckArguments(const std::vector<std::string>& arguments, const std::vector<Setting>& settings) {
+absl::Status CheckArguments(const std::vector<std::string>& arguments,
+                            const std::vector<Setting>& settings) {
   std::set<std::string> given;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     const std::string flag = argument.substr(0, argument.find('='));
-    if (flag.starts_with("--") && !given.insert(flag).second) return Invalid(flag + ": is given twice");
+    if (flag.starts_with("--") && !given.insert(flag).second)
+      return Invalid(flag + ": is given twice");
     // CLI11 takes `--flag=` for a flag whose value is the next argument.
     if (flag.starts_with("--") && argument == flag + "=") return Invalid(flag + ": is empty");
     // ... and the next flag for the value of one that lacks its own.
     const auto takes_value = [&](const Setting& s) { return !s.is_switch && s.flag() == argument; };
-    if (argument != "--config" && std::none_of(settings.begin(), settings.end(), takes_value)) continue;
+    if (argument != "--config" && std::none_of(settings.begin(), settings.end(), takes_value))
+      continue;
     if (i + 1 == arguments.size() || arguments[i + 1].starts_with("--")) {
       return Invalid(absl::StrCat(argument, ": needs a value"));
     }
@@ -298,13 +324,16 @@ absl::Status Unexpected(const std::vector<std::string>& arguments) {
   for (const std::string& argument : arguments) {
     if (!argument.starts_with('-')) continue;
     const std::string flag = argument.substr(0, argument.find('='));
-    return Invalid(absl::StrCat(flag, ": there is no such flag; --help lists all of them",
-                                flag == "--token" ? ". A token goes into DISCORD_TOKEN or a --token-file, where no "
-                                                    "list of processes shows it"
-                                                  : ""));
+    return Invalid(absl::StrCat(
+        flag, ": there is no such flag; --help lists all of them",
+        flag == "--token" ? ". A token goes into DISCORD_TOKEN or a --token-file, where no "
+                            "list of processes shows it"
+                          : ""));
   }
-  return Invalid("there is an argument that is no flag: values follow their flag, and a switch's value is given as "
-                 "--switch=false; --help lists all flags");
+  return Invalid(
+      "there is an argument that is no flag: values follow their flag, and a switch's value is "
+      "given as "
+      "--switch=false; --help lists all flags");
 }
 
 }  // namespace
@@ -323,14 +352,17 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
   std::string token_file;
   const std::vector<Setting> settings = Settings(config, token_file);
 
-  CLI::App app("shardd holds a Discord bot's gateway connections and serves their events over gRPC.\n"
-               "Each flag --some-name is also the environment variable SHARDD_SOME_NAME and the key some-name of "
-               "--config.",
-               "shardd");
+  CLI::App app(
+      "shardd holds a Discord bot's gateway connections and serves their events over gRPC.\n"
+      "Each flag --some-name is also the environment variable SHARDD_SOME_NAME and the key "
+      "some-name of "
+      "--config.",
+      "shardd");
   std::map<std::string, std::string> given;
   std::string config_file;
   CLI::Option* config_option =
-      app.add_option("--config", config_file, "File with `key = value` lines.")->option_text("FILE");
+      app.add_option("--config", config_file, "File with `key = value` lines.")
+          ->option_text("FILE");
   for (const Setting& setting : settings) {
     std::string help = setting.help;
     if (setting.default_text.has_value() && !setting.is_switch) {
@@ -369,7 +401,8 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
   if (has_config) {
     if (config_file.empty()) return Invalid(config_source + "is empty");
     auto values = ReadConfigFile(config_file, settings);
-    if (!values.ok()) return Invalid(absl::StrCat(config_source, std::string(Message(values.status()))));
+    if (!values.ok())
+      return Invalid(absl::StrCat(config_source, std::string(Message(values.status()))));
     from_file = *std::move(values);
   }
 
@@ -393,7 +426,8 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
 
   if (config.simulate && (app.count("--api-url") > 0 || environment("SHARDD_API_URL").has_value() ||
                           from_file.contains("api-url"))) {
-    return Invalid("--simulate and --api-url: give one of them, since --simulate brings a Discord of its own");
+    return Invalid(
+        "--simulate and --api-url: give one of them, since --simulate brings a Discord of its own");
   }
   if (auto status = CheckTogether(config); !status.ok()) return status;
   if (auto status = ReadToken(token_file, environment, config); !status.ok()) return status;

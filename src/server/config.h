@@ -14,8 +14,9 @@
 
 namespace shardd::server {
 
-// Everything that a person can set, checked. Each flag --some-name is also the environment variable SHARDD_SOME_NAME and
-// the key some-name of --config FILE; the flag wins over the environment, that over the file, that over the default.
+// Everything that a person can set, checked. Each flag --some-name is also the environment variable
+// SHARDD_SOME_NAME and the key some-name of --config FILE; the flag wins over the environment, that
+// over the file, that over the default.
 struct Config {
   std::string token;  // without "Bot "; never printed
   std::string api_url;
@@ -48,7 +49,8 @@ struct Config {
 using Environment = std::function<std::optional<std::string>(const char* name)>;
 Environment ProcessEnvironment();
 
-// `arguments` without the program's name. INVALID_ARGUMENT names the flag and says what would be right.
+// `arguments` without the program's name. INVALID_ARGUMENT names the flag and says what would be
+// right.
 //   CANCELLED  --help or --version was asked for; the message is what to print.
 absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
                                   const Environment& environment);

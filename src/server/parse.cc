@@ -26,7 +26,8 @@ struct Unit {
   uint64_t factor;
 };
 
-// A number and one of the units, the first of which stands for no suffix. nullopt: not of this form; the maximum: too large.
+// A number and one of the units, the first of which stands for no suffix. nullopt: not of this
+// form; the maximum: too large.
 absl::StatusOr<uint64_t> ParseWithUnit(std::string_view text, std::span<const Unit> units,
                                        std::string_view what) {
   uint64_t number = 0;
@@ -44,8 +45,8 @@ absl::StatusOr<uint64_t> ParseWithUnit(std::string_view text, std::span<const Un
   return NotA(text, what);
 }
 
-absl::StatusOr<uint64_t> InRange(std::string_view text, uint64_t value, uint64_t least, uint64_t most,
-                                 std::string_view unit) {
+absl::StatusOr<uint64_t> InRange(std::string_view text, uint64_t value, uint64_t least,
+                                 uint64_t most, std::string_view unit) {
   if (value < least) {
     return Invalid(absl::StrCat("'", std::string(text), "' is too small: the least is ", least,
                                 std::string(unit)));
@@ -75,7 +76,8 @@ absl::StatusOr<bool> ParseBool(std::string_view text) {
 absl::StatusOr<double> ParseReal(std::string_view text, double most) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value) || value < 0) {
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value) ||
+      value < 0) {
     return NotA(text, "a number of 0 or more");
   }
   if (value > most) {
@@ -86,7 +88,7 @@ absl::StatusOr<double> ParseReal(std::string_view text, double most) {
 
 absl::StatusOr<std::chrono::microseconds> ParseDuration(std::string_view text,
                                                         std::chrono::microseconds most) {
-  constexpr Unit kUnits[] = {{"", 1'000'000}, {"us", 1},          {"ms", 1'000},
+  constexpr Unit kUnits[] = {{"", 1'000'000},  {"us", 1},         {"ms", 1'000},
                              {"s", 1'000'000}, {"m", 60'000'000}, {"h", 3'600'000'000}};
   const auto value = ParseWithUnit(text, kUnits, "a duration such as 500us, 10ms, 5s, 2m or 1h");
   if (!value.ok()) return value.status();
@@ -96,10 +98,8 @@ absl::StatusOr<std::chrono::microseconds> ParseDuration(std::string_view text,
 }
 
 absl::StatusOr<uint64_t> ParseSize(std::string_view text, uint64_t least, uint64_t most) {
-  constexpr Unit kUnits[] = {{"", 1},
-                             {"KiB", uint64_t{1} << 10},
-                             {"MiB", uint64_t{1} << 20},
-                             {"GiB", uint64_t{1} << 30}};
+  constexpr Unit kUnits[] = {
+      {"", 1}, {"KiB", uint64_t{1} << 10}, {"MiB", uint64_t{1} << 20}, {"GiB", uint64_t{1} << 30}};
   const auto value = ParseWithUnit(text, kUnits, "a size such as 1048576, 64KiB, 512MiB or 2GiB");
   if (!value.ok()) return value;
   return InRange(text, *value, least, most, " bytes");
@@ -131,7 +131,8 @@ absl::StatusOr<std::vector<uint32_t>> ParseShardIds(std::string_view text) {
   }
 }
 
-absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(std::string_view text) {
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(
+    std::string_view text) {
   constexpr std::string_view kBlank = " \t\r";
   const auto trim = [&](std::string_view part) {
     const size_t begin = std::min(part.find_first_not_of(kBlank), part.size());
@@ -147,7 +148,8 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(
     };
     const size_t equals = line.find('=');
     const std::string_view key = trim(line.substr(0, equals));
-    if (equals == std::string_view::npos || key.empty() || key.find('#') != std::string_view::npos) {
+    if (equals == std::string_view::npos || key.empty() ||
+        key.find('#') != std::string_view::npos) {
       return wrong("is not of the form `key = value`");
     }
     std::string_view value = trim(line.substr(equals + 1));
@@ -166,7 +168,8 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(
       }
       value = trim(value.substr(0, comment));
     }
-    if (std::any_of(values.begin(), values.end(), [&](const auto& each) { return each.first == key; })) {
+    if (std::any_of(values.begin(), values.end(),
+                    [&](const auto& each) { return each.first == key; })) {
       return wrong(absl::StrCat("the key '", std::string(key), "' is given twice"));
     }
     values.emplace_back(key, value);

@@ -9,8 +9,8 @@
 
 #include "absl/status/statusor.h"
 
-// Texts of flags, environment variables and configuration files. INVALID_ARGUMENT says what is wrong with the text and
-// what would be right; the caller adds the flag's name.
+// Texts of flags, environment variables and configuration files. INVALID_ARGUMENT says what is
+// wrong with the text and what would be right; the caller adds the flag's name.
 namespace shardd::server {
 
 // A decimal number without sign in [least, most].
@@ -27,10 +27,12 @@ absl::StatusOr<uint64_t> ParseSize(std::string_view text, uint64_t least, uint64
 // "0-3,7": in the order given, each id once.
 absl::StatusOr<std::vector<uint32_t>> ParseShardIds(std::string_view text);
 
-// The text of a configuration file: a `key = value` in each line, in their order, each key once. A value may stand in single
-// or double quotes, which are taken off; outside of them, # at the start or behind a blank begins a comment. A failure names
-// the line and repeats no value, which may be a secret.
-absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(std::string_view text);
+// The text of a configuration file: a `key = value` in each line, in their order, each key once. A
+// value may stand in single or double quotes, which are taken off; outside of them, # at the start
+// or behind a blank begins a comment. A failure names the line and repeats no value, which may be a
+// secret.
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> ParseKeyValues(
+    std::string_view text);
 
 // HOST:PORT, [IPV6]:PORT or unix:PATH.
 struct ListenAddress {

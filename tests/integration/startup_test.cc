@@ -1,4 +1,5 @@
-// How the process starts and ends: what it says, the exit codes that scripts rely on, and where it listens.
+// How the process starts and ends: what it says, the exit codes that scripts rely on, and where it
+// listens.
 
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
@@ -38,6 +39,8 @@ using Flags = std::vector<std::string>;
 constexpr char kToken[] = "MTk4NjIyNDgz.Cl2FMQ.s3cret";
 // No stop has anything to wait for here, so it takes far less than --drain-timeout.
 constexpr std::chrono::seconds kSoon{5};
+// More often than any of these tests lets something happen.
+constexpr uint32_t kForever = 1'000'000;
 
 Flags operator+(Flags one, const Flags& other) {
   one.insert(one.end(), other.begin(), other.end());
@@ -69,7 +72,8 @@ SimulatorOptions WithShards(uint32_t shards) {
 // Waits for the end with this code, and for this text in what it wrote to standard error.
 void ExpectExit(ShardDProcess& process, int code, const std::vector<std::string>& texts) {
   EXPECT_EQ(process.WaitForExit(), code) << process.err();
-  for (const std::string& text : texts) EXPECT_TRUE(process.WaitForLog(text)) << text << "\n" << process.err();
+  for (const std::string& text : texts)
+    EXPECT_TRUE(process.WaitForLog(text)) << text << "\n" << process.err();
 }
 
 void ExpectCleanStop(ShardDProcess& process, int signal = SIGTERM) {
@@ -118,7 +122,8 @@ class SilentPort {
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "shardd-startup-XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "shardd-startup-XXXXXX").string();
     path_ = mkdtemp(pattern.data());
   }
   ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
@@ -136,7 +141,8 @@ class TemporaryDirectory {
 };
 
 // The whole answer of an HTTP request; "" where there is none.
-std::string Ask(const std::string& admin_address, const std::string& target, const std::string& method = "GET") {
+std::string Ask(const std::string& admin_address, const std::string& target,
+                const std::string& method = "GET") {
   const size_t colon = admin_address.rfind(':');
   if (colon == std::string::npos) return "";
   sockaddr_in address{};
@@ -147,9 +153,11 @@ std::string Ask(const std::string& admin_address, const std::string& target, con
   std::string answer;
   if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) {
     const std::string request = method + " " + target + " HTTP/1.1\r\nHost: x\r\n\r\n";
-    if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(request.size())) {
+    if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) ==
+        static_cast<ssize_t>(request.size())) {
       char buffer[1024];
-      for (ssize_t n; (n = recv(fd, buffer, sizeof buffer, 0)) > 0;) answer.append(buffer, static_cast<size_t>(n));
+      for (ssize_t n; (n = recv(fd, buffer, sizeof buffer, 0)) > 0;)
+        answer.append(buffer, static_cast<size_t>(n));
     }
   }
   close(fd);
@@ -224,10 +232,12 @@ TEST(StartupTest, EndsWith2NamingTheVariableThatDoesNotHold) {
 }
 
 TEST(StartupTest, PrintsHelpAndVersionToStandardOutput) {
-  for (const auto& [flag, text] : {std::pair("--help", "--listen"), {"-h", "--listen"}, {"--version", "shardd "}}) {
+  for (const auto& [flag, text] :
+       {std::pair("--help", "--listen"), {"-h", "--listen"}, {"--version", "shardd "}}) {
     const auto process = Start({flag}, "");
     EXPECT_EQ(process->WaitForExit(), 0);
-    EXPECT_TRUE(Eventually([&, text = text] { return process->out().find(text) != std::string::npos; }));
+    EXPECT_TRUE(
+        Eventually([&, text = text] { return process->out().find(text) != std::string::npos; }));
     EXPECT_THAT(process->err(), IsEmpty());
   }
 }
@@ -236,7 +246,8 @@ TEST(StartupTest, PrintsHelpAndVersionToStandardOutput) {
 
 TEST(StartupTest, EndsWith1WhereAnotherProgramListens) {
   const SilentPort taken;
-  const auto process = Start({"--listen", taken.address(), "--admin-listen", "off", "--api-url", "http://127.0.0.1:1"});
+  const auto process = Start(
+      {"--listen", taken.address(), "--admin-listen", "off", "--api-url", "http://127.0.0.1:1"});
   ExpectExit(*process, 1, {taken.address(), "--listen"});
   EXPECT_THAT(process->out(), Not(HasSubstr("listening")));
 }
@@ -245,16 +256,16 @@ TEST(StartupTest, EndsWith1WhereAnotherShardDListens) {
   const Simulator discord(WithShards(1));
   const auto first = StartWith(discord);
   ASSERT_NE(first->address(), "") << first->err();
-  const auto second =
-      Start({"--listen", first->address(), "--admin-listen", "off", "--api-url", discord.api_url()});
+  const auto second = Start(
+      {"--listen", first->address(), "--admin-listen", "off", "--api-url", discord.api_url()});
   ExpectExit(*second, 1, {first->address()});
   ExpectCleanStop(*first);
 }
 
 TEST(StartupTest, EndsWith1WhereTheAdminPortIsTaken) {
   const SilentPort taken;
-  const auto process =
-      Start({"--listen", "127.0.0.1:0", "--admin-listen", taken.address(), "--api-url", "http://127.0.0.1:1"});
+  const auto process = Start({"--listen", "127.0.0.1:0", "--admin-listen", taken.address(),
+                              "--api-url", "http://127.0.0.1:1"});
   ExpectExit(*process, 1, {taken.address(), "--admin-listen"});
 }
 
@@ -262,7 +273,8 @@ TEST(StartupTest, ListensOnAUnixSocket) {
   const Simulator discord(WithShards(1));
   const TemporaryDirectory directory;
   const std::string address = "unix:" + directory.path("shardd.sock");
-  const auto process = Start({"--listen", address, "--admin-listen", "off", "--api-url", discord.api_url()});
+  const auto process =
+      Start({"--listen", address, "--admin-listen", "off", "--api-url", discord.api_url()});
   ASSERT_EQ(process->address(), address) << process->err();
   EXPECT_THAT(process->out(), Not(HasSubstr("health on")));
   EXPECT_EQ(Stats(address).server().environment(), "production");
@@ -271,7 +283,8 @@ TEST(StartupTest, ListensOnAUnixSocket) {
 
 TEST(StartupTest, ListensOnIpv6) {
   const Simulator discord(WithShards(1));
-  const auto process = Start({"--listen", "[::1]:0", "--admin-listen", "off", "--api-url", discord.api_url()});
+  const auto process =
+      Start({"--listen", "[::1]:0", "--admin-listen", "off", "--api-url", discord.api_url()});
   if (process->address().empty() && !std::filesystem::exists("/proc/net/if_inet6")) {
     GTEST_SKIP() << "this machine has no IPv6";
   }
@@ -288,7 +301,8 @@ TEST(StartupTest, ServesTlsToClientsThatTrustItsCertificateAndNothingInPlain) {
   ASSERT_NE(process->address(), "") << process->err();
 
   const auto call = [&](const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
-    const auto stub = v1::ShardControl::NewStub(grpc::CreateChannel(process->address(), credentials));
+    const auto stub =
+        v1::ShardControl::NewStub(grpc::CreateChannel(process->address(), credentials));
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
     v1::StatsResponse response;
@@ -301,7 +315,8 @@ TEST(StartupTest, ServesTlsToClientsThatTrustItsCertificateAndNothingInPlain) {
   };
   const auto status = call(trusting(certificate.authority));
   EXPECT_TRUE(status.ok()) << status.error_message();
-  EXPECT_EQ(call(trusting(simulator::MakeCertificate().authority)).error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(call(trusting(simulator::MakeCertificate().authority)).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(call(grpc::InsecureChannelCredentials()).error_code(), grpc::StatusCode::UNAVAILABLE);
   ExpectCleanStop(*process);
 }
@@ -313,16 +328,19 @@ TEST(StartupTest, ListensOffThisMachineWithACertificateOrWhenTold) {
   const simulator::TemporaryFile key(certificate.key);
   for (const Flags& flags :
        {Flags{"--tls-cert", leaf.path(), "--tls-key", key.path()}, Flags{"--insecure-listen"}}) {
-    const auto process = Start(
-        Flags{"--listen", "0.0.0.0:0", "--admin-listen", "off", "--no-spawn", "--api-url", discord.api_url()} + flags);
+    const auto process = Start(Flags{"--listen", "0.0.0.0:0", "--admin-listen", "off", "--no-spawn",
+                                     "--api-url", discord.api_url()} +
+                               flags);
     EXPECT_THAT(process->address(), testing::StartsWith("0.0.0.0:")) << process->err();
   }
 }
 
 TEST(StartupTest, RefusesACertificateThatIsNone) {
-  const simulator::TemporaryFile none("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n");
+  const simulator::TemporaryFile none(
+      "-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n");
   const auto process =
-      Start(kListenAnywhere + Flags{"--api-url", "http://127.0.0.1:1", "--tls-cert", none.path(), "--tls-key", none.path()});
+      Start(kListenAnywhere + Flags{"--api-url", "http://127.0.0.1:1", "--tls-cert", none.path(),
+                                    "--tls-key", none.path()});
   const auto code = process->WaitForExit();
   ASSERT_TRUE(code.has_value());
   EXPECT_THAT(*code, testing::AnyOf(1, 2));
@@ -342,13 +360,14 @@ TEST(StartupTest, EndsWith3WhereDiscordRejectsTheToken) {
 
 TEST(StartupTest, ListensAtOnceAndGetsReadyLaterWhereDiscordIsDownAtFirst) {
   Simulator discord(WithShards(1));
-  discord.AnswerGatewayBotWith(503, 2);
+  discord.AnswerGatewayBotWith(503, kForever);
   const auto process = StartWith(discord);
   ASSERT_NE(process->address(), "") << process->err();
-  EXPECT_THAT(ShardNames(process->address()), IsEmpty());
+  EXPECT_TRUE(discord.WaitUntil([&] { return discord.counters().gateway_bot_requests >= 2; }));
   EXPECT_TRUE(process->WaitForLog("503"));
+  EXPECT_THAT(ShardNames(process->address()), IsEmpty());
+  discord.AnswerGatewayBotWith(503, 0);
   EXPECT_TRUE(discord.WaitForSessions(1, 1)) << process->err();
-  EXPECT_EQ(discord.counters().gateway_bot_requests, 3u);
   EXPECT_TRUE(Eventually([&] { return Code(Ask(process->admin_address(), "/readyz")) == 200; }));
   EXPECT_THAT(ShardNames(process->address()), ElementsAre("0/1"));
 }
@@ -399,7 +418,8 @@ TEST(StartupTest, SpawnsNothingBeforeItIsToldWithNoSpawn) {
 TEST(StartupTest, SimulatesDiscordWithoutAnythingElse) {
   const auto process = Start(kListenAnywhere + Flags{"--simulate"}, "");
   ASSERT_NE(process->address(), "") << process->err();
-  EXPECT_TRUE(Eventually([&] { return Code(Ask(process->admin_address(), "/readyz")) == 200; })) << process->err();
+  EXPECT_TRUE(Eventually([&] { return Code(Ask(process->admin_address(), "/readyz")) == 200; }))
+      << process->err();
   const auto stub = test::Connect(process->address());
   test::EventStream stream(*stub, test::FromEarliest());
   EXPECT_TRUE(stream.WaitForEvents(150)) << "READY, 100 guilds, and traffic";
@@ -434,7 +454,7 @@ TEST(StartupTest, StopsWhileASubscriberReads) {
 TEST(StartupTest, StopsWhileDiscordAnswersWithFailures) {
   for (const int signal : {SIGTERM, SIGINT}) {
     Simulator discord(WithShards(1));
-    discord.AnswerGatewayBotWith(503, 1'000'000);
+    discord.AnswerGatewayBotWith(503, kForever);
     const auto process = StartWith(discord);
     ASSERT_TRUE(process->WaitForLog("trying again")) << process->err();
     ExpectCleanStop(*process, signal);
@@ -457,15 +477,16 @@ TEST(StartupTest, StopsWhileNobodyListensWhereDiscordShouldBe) {
 
 TEST(StartupTest, StopsWhileAShardWaitsForHello) {
   Simulator discord(WithShards(1));
-  discord.SilenceNextHellos(1000);
+  discord.SilenceNextHellos(kForever);
   const auto process = StartWith(discord);
-  ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().open_connections > 0; })) << process->err();
+  ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().open_connections > 0; }))
+      << process->err();
   ExpectCleanStop(*process);
 }
 
 TEST(StartupTest, StopsWhileAShardWaitsForReady) {
   Simulator discord(WithShards(1));
-  discord.IgnoreNextIdentifies(1000);
+  discord.IgnoreNextIdentifies(kForever);
   const auto process = StartWith(discord);
   ASSERT_NE(process->address(), "") << process->err();
   ASSERT_TRUE(Eventually([&] {
@@ -477,7 +498,7 @@ TEST(StartupTest, StopsWhileAShardWaitsForReady) {
 
 TEST(StartupTest, StopsWhileAShardBacksOff) {
   Simulator discord(WithShards(1));
-  discord.RefuseNextConnections(1'000'000);
+  discord.RefuseNextConnections(kForever);
   const auto process = StartWith(discord);
   ASSERT_NE(process->address(), "") << process->err();
   ASSERT_TRUE(Eventually([&] {
@@ -489,7 +510,8 @@ TEST(StartupTest, StopsWhileAShardBacksOff) {
 
 TEST(StartupTest, StopsOnASignalThatComesWhileItStarts) {
   const Simulator discord(WithShards(1));
-  const auto process = Start(kListenAnywhere + Flags{"--api-url", discord.api_url(), "--log-level", "debug"});
+  const auto process =
+      Start(kListenAnywhere + Flags{"--api-url", discord.api_url(), "--log-level", "debug"});
   // Logged first of all, so signals are blocked by then.
   ASSERT_TRUE(process->WaitForLog("kept in memory"));
   ExpectCleanStop(*process);
@@ -503,10 +525,12 @@ TEST(StartupTest, NeverSaysTheToken) {
   for (const Flags& flags : {Flags{}, Flags{"--token-file", file}}) {
     for (const char* format : {"text", "json"}) {
       Simulator discord(WithShards(1));
-      const auto process = StartWith(discord, flags + Flags{"--log-level", "debug", "--log-format", format});
+      const auto process =
+          StartWith(discord, flags + Flags{"--log-level", "debug", "--log-format", format});
       ASSERT_TRUE(discord.WaitForSessions(1, 1)) << process->err();
       discord.DropConnections();
-      ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().resumes > 0; })) << process->err();
+      ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().resumes > 0; }))
+          << process->err();
       // Discord does not know the token any more.
       discord.SetToken("another");
       discord.CloseWith({}, 4004, "Authentication failed.");
@@ -558,7 +582,7 @@ TEST(StartupTest, LogsOneJsonObjectALine) {
 
 TEST(StartupTest, TellsItsHealthOverPlainHttpThroughItsLife) {
   Simulator discord(WithShards(1));
-  discord.AnswerGatewayBotWith(503, 1);
+  discord.AnswerGatewayBotWith(503, kForever);
   const auto process = StartWith(discord);
   const std::string admin = process->admin_address();
   ASSERT_THAT(admin, testing::StartsWith("http://127.0.0.1:")) << process->err();
@@ -566,6 +590,7 @@ TEST(StartupTest, TellsItsHealthOverPlainHttpThroughItsLife) {
   // Discord has not answered yet.
   EXPECT_THAT(Ask(admin, "/healthz"), AllOf(HasSubstr("200 OK"), HasSubstr("\r\n\r\nok\n")));
   EXPECT_THAT(Ask(admin, "/readyz"), AllOf(HasSubstr(" 503 "), HasSubstr("not ready: ")));
+  discord.AnswerGatewayBotWith(503, 0);
 
   ASSERT_TRUE(Eventually([&] { return Code(Ask(admin, "/readyz")) == 200; })) << process->err();
   EXPECT_THAT(Ask(admin, "/readyz"), HasSubstr("\r\n\r\nready\n"));

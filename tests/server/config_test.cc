@@ -33,7 +33,8 @@ constexpr char kToken[] = "MTk4NjIyNDgz.Cl2FMQ.s3cret";
 class ConfigTest : public ::testing::Test {
  protected:
   ConfigTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "shardd-config-XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "shardd-config-XXXXXX").string();
     directory_ = mkdtemp(pattern.data());
   }
   ~ConfigTest() override { std::filesystem::remove_all(directory_); }
@@ -53,7 +54,8 @@ class ConfigTest : public ::testing::Test {
   }
 
   // With a token, which is not what most tests are about.
-  static absl::StatusOr<Config> LoadWithToken(const Arguments& arguments, Variables variables = {}) {
+  static absl::StatusOr<Config> LoadWithToken(const Arguments& arguments,
+                                              Variables variables = {}) {
     variables.emplace("DISCORD_TOKEN", kToken);
     return Load(arguments, variables);
   }
@@ -76,7 +78,8 @@ std::string Join(const std::vector<uint32_t>& ids) {
   return text;
 }
 
-// A flag, three different values with how each shows in the configuration, and how its default does.
+// A flag, three different values with how each shows in the configuration, and how its default
+// does.
 struct Row {
   std::string name;
   std::vector<std::string> texts;
@@ -91,30 +94,53 @@ struct Row {
 
 std::string Bool(bool value) { return value ? "true" : "false"; }
 
-// Every flag but token-file, whose value shows as a token, and config. Paths of files stand for `directory`/FILE.
+// Every flag but token-file, whose value shows as a token, and config. Paths of files stand for
+// `directory`/FILE.
 std::vector<Row> Rows(const std::string& directory) {
   const std::string a = directory + "/a", b = directory + "/b", c = directory + "/c";
   const auto threads = std::clamp(std::thread::hardware_concurrency(), 1u, 8u);
   return {
-      {"api-url", {"http://a:1", "https://b", "http://c/api"}, {"http://a:1", "https://b", "http://c/api"},
-       "https://discord.com/api/v10", [](const Config& config) { return config.api_url; },
-       {"discord.com", "ftp://a", "-1"}, {}},
-      {"intents", {"GUILDS", "guild_members", "5"}, {"1", "2", "5"},
+      {"api-url",
+       {"http://a:1", "https://b", "http://c/api"},
+       {"http://a:1", "https://b", "http://c/api"},
+       "https://discord.com/api/v10",
+       [](const Config& config) { return config.api_url; },
+       {"discord.com", "ftp://a", "-1"},
+       {}},
+      {"intents",
+       {"GUILDS", "guild_members", "5"},
+       {"1", "2", "5"},
        std::to_string(gateway::kAllUnprivilegedIntents),
        [](const Config& config) { return std::to_string(config.intents); },
-       {"GILDS", "-1", "18446744073709551616", "GUILDS,,GUILD_MESSAGES", "1.5"}, {}},
-      {"shard-count", {"1", "65535", "auto"}, {"1", "65535", "auto"}, "auto",
+       {"GILDS", "-1", "18446744073709551616", "GUILDS,,GUILD_MESSAGES", "1.5"},
+       {}},
+      {"shard-count",
+       {"1", "65535", "auto"},
+       {"1", "65535", "auto"},
+       "auto",
        [](const Config& config) {
          return config.shard_count.has_value() ? std::to_string(*config.shard_count) : "auto";
        },
-       {"0", "65536", "-1", "18446744073709551616", "Auto", "4 "}, {}},
-      {"shard-ids", {"0-3", "7", "1,0"}, {"0,1,2,3", "7", "1,0"}, "",
+       {"0", "65536", "-1", "18446744073709551616", "Auto", "4 "},
+       {}},
+      {"shard-ids",
+       {"0-3", "7", "1,0"},
+       {"0,1,2,3", "7", "1,0"},
+       "",
        [](const Config& config) { return Join(config.shard_ids); },
-       {"-1", "3-1", "1,1", "65535", "99999999999999999999", "a"}, {}},
-      {"guilds-per-shard", {"1", "2500", "700"}, {"1", "2500", "700"}, "0",
+       {"-1", "3-1", "1,1", "65535", "99999999999999999999", "a"},
+       {}},
+      {"guilds-per-shard",
+       {"1", "2500", "700"},
+       {"1", "2500", "700"},
+       "0",
        [](const Config& config) { return std::to_string(config.guilds_per_shard); },
-       {"0", "2501", "-1", "18446744073709551616", "many"}, {}},
-      {"compression", {"none", "zlib-stream", "zstd-stream"}, {"0", "1", "2"}, "2",
+       {"0", "2501", "-1", "18446744073709551616", "many"},
+       {}},
+      {"compression",
+       {"none", "zlib-stream", "zstd-stream"},
+       {"0", "1", "2"},
+       "2",
        [](const Config& config) {
          switch (config.compression) {
            case gateway::Compression::kNone:
@@ -126,55 +152,136 @@ std::vector<Row> Rows(const std::string& directory) {
          }
          return "";
        },
-       {"zlib", "NONE", "-1", "gzip"}, {}},
-      {"listen", {"127.0.0.1:1", "unix:/x", "[::1]:0"}, {"127.0.0.1:1", "unix:/x", "[::1]:0"},
-       "127.0.0.1:50051", [](const Config& config) { return config.listen.text; },
-       {"50051", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1", "off", "unix:"}, {}},
-      {"admin-listen", {"127.0.0.1:1", "off", "0.0.0.0:2"}, {"127.0.0.1:1", "off", "0.0.0.0:2"},
+       {"zlib", "NONE", "-1", "gzip"},
+       {}},
+      {"listen",
+       {"127.0.0.1:1", "unix:/x", "[::1]:0"},
+       {"127.0.0.1:1", "unix:/x", "[::1]:0"},
+       "127.0.0.1:50051",
+       [](const Config& config) { return config.listen.text; },
+       {"50051", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1", "off", "unix:"},
+       {}},
+      {"admin-listen",
+       {"127.0.0.1:1", "off", "0.0.0.0:2"},
+       {"127.0.0.1:1", "off", "0.0.0.0:2"},
        "127.0.0.1:9464",
-       [](const Config& config) { return config.admin_listen.has_value() ? config.admin_listen->text : "off"; },
-       {"9464", "unix:/x", "127.0.0.1:65536", "-1", "no"}, {}},
-      {"insecure-listen", {"true", "false", "yes"}, {"true", "false", "true"}, "false",
-       [](const Config& config) { return Bool(config.insecure_listen); }, {"maybe", "-1", "2"}, {}},
-      {"tls-cert", {a, b, c}, {a, b, c}, "", [](const Config& config) { return config.tls_cert; },
-       {directory, directory + "/none"}, {"--tls-key", a}},
-      {"tls-key", {a, b, c}, {a, b, c}, "", [](const Config& config) { return config.tls_key; },
-       {directory, directory + "/none"}, {"--tls-cert", a}},
-      {"data-dir", {"/a", "b c", "./d#1"}, {"/a", "b c", "./d#1"}, "shardd-data",
-       [](const Config& config) { return config.data_dir; }, {}, {}},
-      {"retain-bytes", {"1MiB", "3GiB", "1048577"}, {"1048576", "3221225472", "1048577"}, "2147483648",
+       [](const Config& config) {
+         return config.admin_listen.has_value() ? config.admin_listen->text : "off";
+       },
+       {"9464", "unix:/x", "127.0.0.1:65536", "-1", "no"},
+       {}},
+      {"insecure-listen",
+       {"true", "false", "yes"},
+       {"true", "false", "true"},
+       "false",
+       [](const Config& config) { return Bool(config.insecure_listen); },
+       {"maybe", "-1", "2"},
+       {}},
+      {"tls-cert",
+       {a, b, c},
+       {a, b, c},
+       "",
+       [](const Config& config) { return config.tls_cert; },
+       {directory, directory + "/none"},
+       {"--tls-key", a}},
+      {"tls-key",
+       {a, b, c},
+       {a, b, c},
+       "",
+       [](const Config& config) { return config.tls_key; },
+       {directory, directory + "/none"},
+       {"--tls-cert", a}},
+      {"data-dir",
+       {"/a", "b c", "./d#1"},
+       {"/a", "b c", "./d#1"},
+       "shardd-data",
+       [](const Config& config) { return config.data_dir; },
+       {},
+       {}},
+      {"retain-bytes",
+       {"1MiB", "3GiB", "1048577"},
+       {"1048576", "3221225472", "1048577"},
+       "2147483648",
        [](const Config& config) { return std::to_string(config.retain_bytes); },
-       {"1048575", "4097GiB", "-1", "18446744073709551616", "2GB", "0"}, {}},
-      {"batch-delay", {"0", "1s", "500us"}, {"0", "1000000", "500"}, "1000",
+       {"1048575", "4097GiB", "-1", "18446744073709551616", "2GB", "0"},
+       {}},
+      {"batch-delay",
+       {"0", "1s", "500us"},
+       {"0", "1000000", "500"},
+       "1000",
        [](const Config& config) { return std::to_string(config.batch_delay.count()); },
-       {"1001ms", "-1ms", "99999999999999999999s", "1 ms", "fast"}, {}},
-      {"threads", {"1", "64", "3"}, {"1", "64", "3"}, std::to_string(threads),
+       {"1001ms", "-1ms", "99999999999999999999s", "1 ms", "fast"},
+       {}},
+      {"threads",
+       {"1", "64", "3"},
+       {"1", "64", "3"},
+       std::to_string(threads),
        [](const Config& config) { return std::to_string(config.threads); },
-       {"0", "65", "-1", "4294967297", "18446744073709551616", "two"}, {}},
-      {"max-subscribers", {"1", "100000", "7"}, {"1", "100000", "7"}, "1000",
+       {"0", "65", "-1", "4294967297", "18446744073709551616", "two"},
+       {}},
+      {"max-subscribers",
+       {"1", "100000", "7"},
+       {"1", "100000", "7"},
+       "1000",
        [](const Config& config) { return std::to_string(config.max_subscribers); },
-       {"0", "100001", "-1", "4294967297", "all"}, {}},
-      {"drain-timeout", {"0", "10m", "5"}, {"0", "600000", "5000"}, "10000",
+       {"0", "100001", "-1", "4294967297", "all"},
+       {}},
+      {"drain-timeout",
+       {"0", "10m", "5"},
+       {"0", "600000", "5000"},
+       "10000",
        [](const Config& config) { return std::to_string(config.drain_timeout.count()); },
-       {"601s", "-1s", "99999999999999999999s", "soon"}, {}},
-      {"no-spawn", {"true", "false", "1"}, {"true", "false", "true"}, "false",
-       [](const Config& config) { return Bool(config.no_spawn); }, {"maybe", "-1", "2"}, {}},
-      {"environment", {"staging", "blue, green", "x=y="}, {"staging", "blue, green", "x=y="}, "production",
-       [](const Config& config) { return config.environment; }, {}, {}},
-      {"log-level", {"debug", "warn", "error"}, {"0", "2", "3"}, "1",
+       {"601s", "-1s", "99999999999999999999s", "soon"},
+       {}},
+      {"no-spawn",
+       {"true", "false", "1"},
+       {"true", "false", "true"},
+       "false",
+       [](const Config& config) { return Bool(config.no_spawn); },
+       {"maybe", "-1", "2"},
+       {}},
+      {"environment",
+       {"staging", "blue, green", "x=y="},
+       {"staging", "blue, green", "x=y="},
+       "production",
+       [](const Config& config) { return config.environment; },
+       {},
+       {}},
+      {"log-level",
+       {"debug", "warn", "error"},
+       {"0", "2", "3"},
+       "1",
        [](const Config& config) { return std::to_string(static_cast<int>(config.log_level)); },
-       {"trace", "INFO", "-1", "3"}, {}},
-      {"log-format", {"json", "text", "json"}, {"1", "0", "1"}, "0",
+       {"trace", "INFO", "-1", "3"},
+       {}},
+      {"log-format",
+       {"json", "text", "json"},
+       {"1", "0", "1"},
+       "0",
        [](const Config& config) { return std::to_string(static_cast<int>(config.log_format)); },
-       {"xml", "-1"}, {}},
-      {"simulate", {"true", "no", "yes"}, {"true", "false", "true"}, "false",
-       [](const Config& config) { return Bool(config.simulate); }, {"maybe", "-1", "2"}, {}},
-      {"simulate-guilds", {"1", "1000000", "7"}, {"1", "1000000", "7"}, "100",
+       {"xml", "-1"},
+       {}},
+      {"simulate",
+       {"true", "no", "yes"},
+       {"true", "false", "true"},
+       "false",
+       [](const Config& config) { return Bool(config.simulate); },
+       {"maybe", "-1", "2"},
+       {}},
+      {"simulate-guilds",
+       {"1", "1000000", "7"},
+       {"1", "1000000", "7"},
+       "100",
        [](const Config& config) { return std::to_string(config.simulate_guilds); },
-       {"0", "1000001", "-1", "4294967297", "few"}, {}},
-      {"simulate-rate", {"0", "2.5", "1000000"}, {"0", "2.5", "1e+06"}, "50",
+       {"0", "1000001", "-1", "4294967297", "few"},
+       {}},
+      {"simulate-rate",
+       {"0", "2.5", "1000000"},
+       {"0", "2.5", "1e+06"},
+       "50",
        [](const Config& config) { return absl::StrCat(config.simulate_rate); },
-       {"1000001", "-1", "nan", "inf", "1e999", "fast"}, {}},
+       {"1000001", "-1", "nan", "inf", "1e999", "fast"},
+       {}},
   };
 }
 
@@ -214,7 +321,8 @@ TEST_F(EachFlagTest, StandsInTheDocumentation) {
   std::ifstream file(SHARDD_DOCS "/configuration.md");
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   EXPECT_EQ(FlagsIn(text, R"re(\n\| `--([a-z-]+)` \|)re"), FlagsInHelp());
-  for (const Row& row : Rows(directory_)) EXPECT_THAT(text, HasSubstr("`" + Variable(row.name) + "`"));
+  for (const Row& row : Rows(directory_))
+    EXPECT_THAT(text, HasSubstr("`" + Variable(row.name) + "`"));
 }
 
 TEST_F(EachFlagTest, WinsOverTheEnvironmentThatOverTheFileAndThatOverTheDefault) {
@@ -232,8 +340,9 @@ TEST_F(EachFlagTest, WinsOverTheEnvironmentThatOverTheFileAndThatOverTheDefault)
     EXPECT_EQ(shown({"--config", file}, variable), row.shown[1]) << flag;
     EXPECT_EQ(shown({"--config", file}, {}), row.shown[2]) << flag;
     // The middle value wins where it is the flag's, too: no value is stronger than another.
-    EXPECT_EQ(shown({flag + "=" + row.texts[1], "--config", file}, {{Variable(row.name), row.texts[0]}}),
-              row.shown[1])
+    EXPECT_EQ(
+        shown({flag + "=" + row.texts[1], "--config", file}, {{Variable(row.name), row.texts[0]}}),
+        row.shown[1])
         << flag;
     if (row.with.empty()) {
       EXPECT_EQ(shown({}, {}), row.default_shown) << flag;
@@ -269,7 +378,8 @@ TEST_F(EachFlagTest, RefusesBadTextsFromEverySourceNamingItself) {
       named({"--" + row.name + "=" + text});
       EXPECT_THAT(named({}, {{Variable(row.name), text}}),
                   testing::AnyOf(HasSubstr(Variable(row.name)), HasSubstr("cannot read")));
-      EXPECT_THAT(named({"--config", file}), testing::AnyOf(HasSubstr(file), HasSubstr("cannot read")));
+      EXPECT_THAT(named({"--config", file}),
+                  testing::AnyOf(HasSubstr(file), HasSubstr("cannot read")));
       if (row.default_shown != "false") named({"--" + row.name, text});
     }
   }
@@ -289,12 +399,14 @@ TEST_F(EachFlagTest, RefusesToGoWithoutItsValue) {
     if (row.default_shown == "false") continue;
     EXPECT_THAT(WhyNot(LoadWithToken({"--" + row.name})), StartsWith("--" + row.name));
     // Not to be taken for the value.
-    EXPECT_THAT(WhyNot(LoadWithToken({"--" + row.name, "--simulate"})), StartsWith("--" + row.name));
+    EXPECT_THAT(WhyNot(LoadWithToken({"--" + row.name, "--simulate"})),
+                StartsWith("--" + row.name));
   }
 }
 
 TEST_F(ConfigTest, TellsAnUnknownFlagByName) {
-  EXPECT_THAT(WhyNot(LoadWithToken({"--thread", "2"})), HasSubstr("--thread: there is no such flag"));
+  EXPECT_THAT(WhyNot(LoadWithToken({"--thread", "2"})),
+              HasSubstr("--thread: there is no such flag"));
   EXPECT_THAT(WhyNot(LoadWithToken({"--verbose=1"})), HasSubstr("--verbose"));
   EXPECT_THAT(WhyNot(LoadWithToken({"-x"})), HasSubstr("-x"));
   EXPECT_THAT(WhyNot(LoadWithToken({"serve"})), HasSubstr("no flag"));
@@ -318,7 +430,8 @@ TEST_F(ConfigTest, RepeatsNothingThatMayBeATokenInAMessage) {
 
 TEST_F(ConfigTest, RefusesAFileThatItCannotRead) {
   for (const std::string& path : {directory_, directory_ + "/none"}) {
-    EXPECT_THAT(WhyNot(LoadWithToken({"--config", path})), AllOf(StartsWith("--config"), HasSubstr(path)));
+    EXPECT_THAT(WhyNot(LoadWithToken({"--config", path})),
+                AllOf(StartsWith("--config"), HasSubstr(path)));
     EXPECT_THAT(WhyNot(LoadWithToken({}, {{"SHARDD_CONFIG", path}})),
                 AllOf(StartsWith("--config"), HasSubstr(path)));
   }
@@ -376,20 +489,24 @@ TEST_F(ConfigTest, FindsTheTokenFileByFlagEnvironmentAndFileInThatOrder) {
   const std::string flag = Write("flag", "from.flag");
   const std::string variable = Write("variable", "from.variable");
   const std::string config = Write("config", "token-file = " + Write("file", "from.file") + "\n");
-  EXPECT_EQ(Load({"--token-file", flag, "--config", config}, {{"SHARDD_TOKEN_FILE", variable}})->token,
-            "from.flag");
+  EXPECT_EQ(
+      Load({"--token-file", flag, "--config", config}, {{"SHARDD_TOKEN_FILE", variable}})->token,
+      "from.flag");
   EXPECT_EQ(Load({"--config", config}, {{"SHARDD_TOKEN_FILE", variable}})->token, "from.variable");
   EXPECT_EQ(Load({"--config", config}, {})->token, "from.file");
-  EXPECT_THAT(WhyNot(Load({"--token-file", flag, "--token-file", variable}, {})), HasSubstr("--token-file"));
+  EXPECT_THAT(WhyNot(Load({"--token-file", flag, "--token-file", variable}, {})),
+              HasSubstr("--token-file"));
 }
 
 TEST_F(ConfigTest, SaysWhatToDoWithoutAToken) {
-  const auto helps = AllOf(HasSubstr("DISCORD_TOKEN"), HasSubstr("--token-file"), HasSubstr("--simulate"));
+  const auto helps =
+      AllOf(HasSubstr("DISCORD_TOKEN"), HasSubstr("--token-file"), HasSubstr("--simulate"));
   EXPECT_THAT(WhyNot(Load({}, {})), helps);
   for (const char* empty : {"", "  \n", "Bot ", "Bot"}) {
     SCOPED_TRACE(empty);
     EXPECT_THAT(WhyNot(Load({}, {{"DISCORD_TOKEN", empty}})), helps);
-    EXPECT_THAT(WhyNot(Load({"--token-file", Write("token", empty)}, {{"DISCORD_TOKEN", kToken}})), helps);
+    EXPECT_THAT(WhyNot(Load({"--token-file", Write("token", empty)}, {{"DISCORD_TOKEN", kToken}})),
+                helps);
   }
 }
 
@@ -403,9 +520,11 @@ TEST_F(ConfigTest, NamesTheTokenFileThatItCannotRead) {
 }
 
 TEST_F(ConfigTest, RefusesATokenThatCouldNotStandInAHeader) {
-  for (const std::string& token : {std::string("s3cret token"), std::string("s3cret\r\nX: y"), std::string("s3crét"),
-                                   std::string("s3cret\0x", 8), std::string("Bot Bot s3cret")}) {
-    EXPECT_THAT(WhyNot(Load({}, {{"DISCORD_TOKEN", token}})), HasSubstr("characters that no token has"));
+  for (const std::string& token :
+       {std::string("s3cret token"), std::string("s3cret\r\nX: y"), std::string("s3crét"),
+        std::string("s3cret\0x", 8), std::string("Bot Bot s3cret")}) {
+    EXPECT_THAT(WhyNot(Load({}, {{"DISCORD_TOKEN", token}})),
+                HasSubstr("characters that no token has"));
     EXPECT_THAT(WhyNot(Load({"--token-file", Write("token", token)}, {})),
                 HasSubstr("characters that no token has"));
   }
@@ -424,7 +543,8 @@ TEST_F(ConfigTest, RefusesToSimulateADiscordThatIsNamed) {
   const auto both = AllOf(HasSubstr("--simulate"), HasSubstr("--api-url"));
   EXPECT_THAT(WhyNot(Load({"--simulate", "--api-url", "http://a"}, {})), both);
   EXPECT_THAT(WhyNot(Load({"--simulate"}, {{"SHARDD_API_URL", "http://a"}})), both);
-  EXPECT_THAT(WhyNot(Load({"--simulate", "--config", Write("config", "api-url = http://a\n")}, {})), both);
+  EXPECT_THAT(WhyNot(Load({"--simulate", "--config", Write("config", "api-url = http://a\n")}, {})),
+              both);
   EXPECT_THAT(WhyNot(Load({"--api-url", "http://a"}, {{"SHARDD_SIMULATE", "yes"}})), both);
 }
 
@@ -444,13 +564,14 @@ TEST_F(ConfigTest, RefusesGuildsPerShardBesideAFixedCount) {
 
 TEST_F(ConfigTest, ListensOffThisMachineOnlyWithTlsOrWhenTold) {
   const std::string pem = Write("pem", "PEM");
-  for (const std::string address : {"0.0.0.0:0", "[::]:0", "10.0.0.1:0", "bots.example.net:0",
-                                    "127.bots.example.net:0"}) {
+  for (const std::string address :
+       {"0.0.0.0:0", "[::]:0", "10.0.0.1:0", "bots.example.net:0", "127.bots.example.net:0"}) {
     EXPECT_THAT(WhyNot(LoadWithToken({"--listen", address})),
                 AllOf(StartsWith("--listen"), HasSubstr(address), HasSubstr("--tls-cert"),
                       HasSubstr("--insecure-listen")));
     EXPECT_EQ(WhyNot(LoadWithToken({"--listen", address, "--insecure-listen"})), "");
-    EXPECT_EQ(WhyNot(LoadWithToken({"--listen", address, "--tls-cert", pem, "--tls-key", pem})), "");
+    EXPECT_EQ(WhyNot(LoadWithToken({"--listen", address, "--tls-cert", pem, "--tls-key", pem})),
+              "");
   }
   for (const std::string address : {"127.0.0.1:0", "localhost:0", "[::1]:0", "unix:/tmp/x"}) {
     EXPECT_EQ(WhyNot(LoadWithToken({"--listen", address})), "");
@@ -465,8 +586,10 @@ TEST_F(ConfigTest, WantsACertificateWithItsKey) {
 }
 
 TEST_F(ConfigTest, KeepsItsDataWhereTheServiceManagerSays) {
-  EXPECT_EQ(LoadWithToken({}, {{"STATE_DIRECTORY", "/var/lib/shardd"}})->data_dir, "/var/lib/shardd");
-  EXPECT_EQ(LoadWithToken({"--data-dir", "/x"}, {{"STATE_DIRECTORY", "/var/lib/shardd"}})->data_dir, "/x");
+  EXPECT_EQ(LoadWithToken({}, {{"STATE_DIRECTORY", "/var/lib/shardd"}})->data_dir,
+            "/var/lib/shardd");
+  EXPECT_EQ(LoadWithToken({"--data-dir", "/x"}, {{"STATE_DIRECTORY", "/var/lib/shardd"}})->data_dir,
+            "/x");
   EXPECT_EQ(LoadWithToken({}, {{"STATE_DIRECTORY", ""}})->data_dir, "shardd-data");
 }
 
@@ -479,7 +602,8 @@ TEST_F(ConfigTest, AnswersHelpAndVersionWithoutATokenOrAnythingElse) {
 
   const auto version = Load({"--version"}, {{"SHARDD_THREADS", "none"}});
   EXPECT_EQ(version.status().code(), absl::StatusCode::kCancelled);
-  EXPECT_THAT(std::string(Message(version.status())), testing::MatchesRegex("shardd [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+  EXPECT_THAT(std::string(Message(version.status())),
+              testing::MatchesRegex("shardd [0-9]+\\.[0-9]+\\.[0-9]+\n"));
 }
 
 }  // namespace

@@ -103,10 +103,12 @@ TEST_F(EventsRequestTest, StartsAtTheOldestEventWithAGapForACursorBeyondTheEnd) 
 TEST_F(EventsRequestTest, RefusesAMalformedCursor) {
   std::string other_alphabet = CursorAt(3);
   other_alphabet[5] = '+';
-  for (const std::string& cursor : {std::string(), std::string("x"), CursorAt(3) + "A", CursorAt(3).substr(1),
-                                    other_alphabet, std::string(28, '\0'), std::string(1 << 20, 'A')}) {
+  for (const std::string& cursor :
+       {std::string(), std::string("x"), CursorAt(3) + "A", CursorAt(3).substr(1), other_alphabet,
+        std::string(28, '\0'), std::string(1 << 20, 'A')}) {
     request_.set_cursor(cursor);
-    ExpectRefused(absl::StatusCode::kInvalidArgument, reason::kCursorMalformed, "EventBatch.cursor");
+    ExpectRefused(absl::StatusCode::kInvalidArgument, reason::kCursorMalformed,
+                  "EventBatch.cursor");
   }
 }
 

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
-#include <optional>
 
 namespace shardd::server {
 namespace {
@@ -66,15 +66,10 @@ TEST(FanOutTest, CallsEachWaiterAfterASignal) {
 TEST(FanOutTest, WalksAgainForASignalDuringTheWalk) {
   FanOut fan_out;
   const auto waiter = std::make_shared<CountingWaiter>();
-  bool signalled = false;
-  const auto start = SteadyClock::now();
-  waiter->on_wake = [&] {
-    if (!std::exchange(signalled, true)) fan_out.Signal();
-  };
+  waiter->on_wake = [&] { fan_out.Signal(); };
   fan_out.Add(waiter);
-  EXPECT_TRUE(waiter->WaitForCalls(2));
-  // Sooner than by the longest nap, unless this machine was busy elsewhere: then it says nothing.
-  EXPECT_LT(SteadyClock::now() - start, kPatience);
+  // The longest nap alone would take 50 s for as many.
+  EXPECT_TRUE(waiter->WaitForCalls(100));
 }
 
 TEST(FanOutTest, LosesNoSignalHoweverTheyFall) {

@@ -124,9 +124,10 @@ TEST(ParseShardIdsTest, RefusesAnIdTwice) {
 }
 
 TEST(ParseShardIdsTest, RefusesOtherForms) {
-  for (const char* text : {"", ",", "1,", ",1", "1,,2", "-1", "1-", "-", "3-1", "1-2-3", "a", "0, 1", "65535",
-                           "0-65535", "0-18446744073709551616"}) {
-    EXPECT_THAT(WhyNot(ParseShardIds(text)), HasSubstr("a list of shard ids such as 0-3,7")) << text;
+  for (const char* text : {"", ",", "1,", ",1", "1,,2", "-1", "1-", "-", "3-1", "1-2-3", "a",
+                           "0, 1", "65535", "0-65535", "0-18446744073709551616"}) {
+    EXPECT_THAT(WhyNot(ParseShardIds(text)), HasSubstr("a list of shard ids such as 0-3,7"))
+        << text;
   }
 }
 
@@ -154,9 +155,9 @@ TEST(ParseListenAddressTest, TakesUnixSockets) {
 }
 
 TEST(ParseListenAddressTest, RefusesOtherForms) {
-  for (const char* text : {"", ":", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1",
-                           "127.0.0.1:grpc", "::1:50051", "[::1]", "[]:1", "[::1:1", "50051", "unix:",
-                           "dns:///localhost:1", "http://localhost:1"}) {
+  for (const char* text : {"", ":", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536",
+                           "127.0.0.1:-1", "127.0.0.1:grpc", "::1:50051", "[::1]", "[]:1", "[::1:1",
+                           "50051", "unix:", "dns:///localhost:1", "http://localhost:1"}) {
     EXPECT_THAT(WhyNot(ParseListenAddress(text)), HasSubstr("an address such as")) << text;
   }
 }
@@ -165,14 +166,15 @@ TEST(ParseListenAddressTest, KnowsWhatOnlyThisMachineReaches) {
   for (const char* text : {"127.0.0.1:1", "127.255.0.9:1", "localhost:1", "[::1]:1", "unix:x"}) {
     EXPECT_TRUE(ParseListenAddress(text)->is_loopback()) << text;
   }
-  for (const char* text : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "128.0.0.1:1", "bots.example.net:1"}) {
+  for (const char* text :
+       {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "128.0.0.1:1", "bots.example.net:1"}) {
     EXPECT_FALSE(ParseListenAddress(text)->is_loopback()) << text;
   }
 }
 
 TEST(ParseListenAddressTest, TakesNoNameForLoopbackThatOnlyStartsLikeIt) {
-  for (const char* text : {"127.bots.example.net:1", "127.0.0.1.example.net:1", "127.:1", "127.0.0.256:1",
-                           "localhost.example.net:1"}) {
+  for (const char* text : {"127.bots.example.net:1", "127.0.0.1.example.net:1", "127.:1",
+                           "127.0.0.256:1", "localhost.example.net:1"}) {
     EXPECT_FALSE(ParseListenAddress(text)->is_loopback()) << text;
   }
 }
@@ -191,8 +193,8 @@ TEST(ParseKeyValuesTest, ReadsLinesCommentsAndQuotes) {
   using Pair = std::pair<std::string, std::string>;
   EXPECT_THAT(*values, ElementsAre(Pair("threads", "4"), Pair("intents", "GUILDS, GUILD_MESSAGES"),
                                    Pair("environment", "blue # not a comment"),
-                                   Pair("data-dir", "C:\\temp\\\"x\""), Pair("tls-key", "/etc/key#1.pem"),
-                                   Pair("no-spawn", "true")));
+                                   Pair("data-dir", "C:\\temp\\\"x\""),
+                                   Pair("tls-key", "/etc/key#1.pem"), Pair("no-spawn", "true")));
   EXPECT_TRUE(ParseKeyValues("")->empty());
 }
 

@@ -53,9 +53,10 @@ TEST_F(ShardBoardTest, NamesTheShardThatIsNotReady) {
 
 TEST_F(ShardBoardTest, IsNotReadyInAnyStateOfAFirstConnection) {
   Started();
-  for (const ShardState state : {ShardState::kIdle, ShardState::kWaitingToIdentify, ShardState::kConnecting,
-                                 ShardState::kIdentifying, ShardState::kBackingOff, ShardState::kCrashLoop,
-                                 ShardState::kFailed}) {
+  for (const ShardState state :
+       {ShardState::kIdle, ShardState::kWaitingToIdentify, ShardState::kConnecting,
+        ShardState::kIdentifying, ShardState::kBackingOff, ShardState::kCrashLoop,
+        ShardState::kFailed}) {
     Report(state);
     EXPECT_FALSE(Ready()) << static_cast<int>(state);
   }
