@@ -369,7 +369,7 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
       absl::StrAppend(&help, " [", *setting.default_text, "]");
     }
     if (setting.is_switch) {
-      app.add_flag(setting.flag() + "{true}", given[setting.name], help);
+      app.add_flag(setting.flag(), given[setting.name], help);
     } else {
       app.add_option(setting.flag(), given[setting.name], help)->option_text("TEXT");
     }

@@ -5,13 +5,13 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
-#include <regex>
 #include <set>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
+#include "document.h"
 #include "gateway/intents.h"
 
 namespace shardd::server {
@@ -297,18 +297,16 @@ class EachFlagTest : public ConfigTest {
   }
 };
 
-std::set<std::string> FlagsIn(const std::string& text, const char* pattern) {
-  std::set<std::string> found;
-  const std::regex regex(pattern);
-  for (std::sregex_iterator match(text.begin(), text.end(), regex), end; match != end; ++match) {
-    found.insert((*match)[1].str());
-  }
-  return found;
-}
-
 std::set<std::string> FlagsInHelp() {
   const auto help = LoadConfig({"--help"}, [](const char*) { return std::nullopt; });
-  return FlagsIn(std::string(Message(help.status())), R"re(\n\s+(?:-h,)?--([a-z-]+))re");
+  std::set<std::string> flags;
+  std::istringstream lines{std::string(Message(help.status()))};
+  for (std::string line; std::getline(lines, line);) {
+    line.erase(0, std::min(line.find_first_not_of(' '), line.size()));
+    if (line.starts_with("-h,")) line.erase(0, 3);
+    if (line.starts_with("--")) flags.insert(line.substr(2, line.find(' ') - 2));
+  }
+  return flags;
 }
 
 TEST_F(EachFlagTest, HasARowHere) {
@@ -318,9 +316,8 @@ TEST_F(EachFlagTest, HasARowHere) {
 }
 
 TEST_F(EachFlagTest, StandsInTheDocumentation) {
-  std::ifstream file(SHARDD_DOCS "/configuration.md");
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  EXPECT_EQ(FlagsIn(text, R"re(\n\| `--([a-z-]+)` \|)re"), FlagsInHelp());
+  const std::string text = test::ReadAll(SHARDD_DOCS "/configuration.md");
+  EXPECT_EQ(test::FindBetween(text, "\n| `--", "`"), FlagsInHelp());
   for (const Row& row : Rows(directory_))
     EXPECT_THAT(text, HasSubstr("`" + Variable(row.name) + "`"));
 }
