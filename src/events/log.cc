@@ -41,7 +41,8 @@ uint32_t EndOfRun(const Segment& segment, uint32_t first, uint32_t count, const 
 Log::Log(LogId id, uint64_t retain_bytes)
     : id_(id),
       retain_bytes_(retain_bytes),
-      segment_bytes_(std::min(retain_bytes / kSegmentsInRing, kMaxSegmentBytes)) {}
+      segment_bytes_(std::min(retain_bytes / kSegmentsInRing, kMaxSegmentBytes) /
+                     Segment::kPageBytes * Segment::kPageBytes) {}
 
 absl::StatusOr<std::unique_ptr<Log>> Log::Open(const LogOptions& options) {
   if (options.retain_bytes < kMinRetainBytes) {
@@ -80,7 +81,7 @@ void Log::Append(Round& round) {
 
 void Log::Rotate(size_t record_bytes) {
   // An event too large for a segment gets one of its own.
-  const size_t size = std::max(segment_bytes_, Segment::BytesFor(record_bytes));
+  const size_t size = std::max(segment_bytes_, Segment::RoundUp(Segment::BytesFor(record_bytes)));
   std::vector<std::shared_ptr<Segment>> dropped;  // unmapped behind the lock
   const std::lock_guard lock(ring_mutex_);
   const uint64_t base = ring_.back()->end_offset();
@@ -93,7 +94,7 @@ void Log::Rotate(size_t record_bytes) {
     if (oldest->pinned()) {
       std::erase_if(retired_, [](const auto& segment) { return segment.expired(); });
       retired_.push_back(oldest);
-    } else if (oldest->size() >= size && oldest->size() <= segment_bytes_) {
+    } else if (oldest->size() == size && size == segment_bytes_) {
       next = oldest;
       continue;
     }
@@ -122,6 +123,9 @@ std::shared_ptr<Segment> Log::Find(uint64_t offset) const {
 
 Run Log::Read(uint64_t from, const ReadLimits& limits) const {
   Run run;
+  run.first = run.next = from;
+  // What most readers find when they are woken; it costs them no lock.
+  if (from >= end()) return run;
   SegmentPin pin;
   {
     const std::lock_guard lock(ring_mutex_);
@@ -135,9 +139,7 @@ Run Log::Read(uint64_t from, const ReadLimits& limits) const {
   }
   const uint32_t count = pin->count();
   run.first = std::max(from, pin->base_offset());
-  run.next = run.first;
   const auto first = static_cast<uint32_t>(run.first - pin->base_offset());
-  if (first >= count) return run;
 
   uint32_t last = EndOfRun(*pin, first, count, limits);
   run.full = last < count;
@@ -167,14 +169,16 @@ Log::Stats Log::GetStats() const {
   stats.oldest = oldest();
   stats.end = end();
   for (const auto& segment : ring_) stats.bytes += segment->record_bytes();
-  if (ring_.front()->count() > 0) {
-    stats.oldest_received_unix_nanos = ring_.front()->entry(0).received_unix_nanos;
-  }
+  stats.oldest_received_unix_nanos = ReceivedLocked(stats.oldest);
   return stats;
 }
 
 int64_t Log::ReceivedUnixNanos(uint64_t offset) const {
   const std::lock_guard lock(ring_mutex_);
+  return ReceivedLocked(offset);
+}
+
+int64_t Log::ReceivedLocked(uint64_t offset) const {
   const auto segment = Find(offset);
   if (segment == nullptr || offset >= segment->end_offset()) return 0;
   return segment->entry(static_cast<uint32_t>(offset - segment->base_offset())).received_unix_nanos;

@@ -97,8 +97,9 @@ class Log {
   Log(LogId id, uint64_t retain_bytes);
 
   void Rotate(size_t record_bytes);
-  // Both REQUIRE ring_mutex_.
+  // REQUIRE ring_mutex_.
   std::shared_ptr<Segment> Find(uint64_t offset) const;
+  int64_t ReceivedLocked(uint64_t offset) const;
   size_t CountRetiredPinned() const;
 
   const LogId id_;

@@ -34,8 +34,7 @@ constexpr uint32_t kFormatVersion = 1;
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Segment>> Segment::Create(size_t size) {
-  // The index area counts back from the end, and its entries are aligned.
-  size = (size + sizeof(IndexEntry) - 1) / sizeof(IndexEntry) * sizeof(IndexEntry);
+  size = RoundUp(size);
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {

@@ -25,14 +25,18 @@ namespace shardd::events {
 // One writer at a time, under the log's lock; any number of readers beside it.
 class Segment {
  public:
-  static constexpr size_t kHeaderBytes = 4096;
+  static constexpr size_t kPageBytes = 4096;
+  static constexpr size_t kHeaderBytes = kPageBytes;
 
   // Smallest segment that takes a record of `record_bytes`.
   static constexpr size_t BytesFor(size_t record_bytes) {
     return kHeaderBytes + record_bytes + sizeof(IndexEntry);
   }
 
-  // Reserves `size` bytes of anonymous memory; RESOURCE_EXHAUSTED when the system has none.
+  // What Create makes of `size`: whole pages.
+  static constexpr size_t RoundUp(size_t size) { return (size + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+  // Reserves `size` bytes of anonymous memory, rounded up; RESOURCE_EXHAUSTED when the system has none.
   static absl::StatusOr<std::shared_ptr<Segment>> Create(size_t size);
   ~Segment();
 

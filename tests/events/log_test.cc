@@ -1,8 +1,10 @@
 #include "events/log.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
+#include <deque>
 #include <string>
 #include <thread>
 
@@ -186,6 +188,33 @@ TEST_F(LogTest, TellsReadersToCopyOnceTooManySegmentsAreHeld) {
   EXPECT_TRUE(log_->Read(log_->oldest(), {}).ageing) << "about to be recycled";
 }
 
+TEST_F(LogTest, RecyclesItsMemoryWhateverTheSizeThatIsAskedFor) {
+  const auto page_faults = [] {
+    rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+  };
+  Open(kMinRetainBytes + 1000);
+  Round round;
+  const std::string data(1000, 'x');
+  const auto go_round = [&](int times) {
+    for (int i = 0; i < times * 1000; ++i) {
+      round.Add(Event(++sequence_, data));
+      log_->Append(round);
+    }
+  };
+  go_round(3);
+  const auto before = page_faults();
+  go_round(20);
+  EXPECT_LT(page_faults() - before, 500) << "fresh memory costs several times what the copy into it does";
+}
+
+TEST_F(LogTest, StatsKnowTheOldestEventThoughItDidNotFitIntoTheFirstSegment) {
+  Open(kMinRetainBytes);
+  Append(200'000);
+  EXPECT_EQ(log_->GetStats().oldest_received_unix_nanos, 1000);
+}
+
 TEST_F(LogTest, RefusesToBeTooSmall) {
   const auto opened = Log::Open({.retain_bytes = kMinRetainBytes - 1});
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kInvalidArgument);
@@ -218,8 +247,9 @@ TEST_F(LogTest, WritersAndReadersRunBesideEachOther) {
     threads.emplace_back([&] {
       std::vector<uint64_t> last(kWriters, 0);
       uint64_t at = 0;
+      std::deque<std::pair<events::Run, std::string>> held;
       while (running.load() > 0 || at < log_->end()) {
-        const auto run = log_->Read(at, {});
+        auto run = log_->Read(at, {.max_bytes = 8 << 10});
         if (run.first > at) std::fill(last.begin(), last.end(), 0);
         v1::EventBatch batch;
         ASSERT_TRUE(batch.ParseFromArray(run.bytes().data(), static_cast<int>(run.bytes().size())));
@@ -234,6 +264,12 @@ TEST_F(LogTest, WritersAndReadersRunBesideEachOther) {
         }
         ASSERT_EQ(offset, run.next);
         at = run.next;
+        if (run.empty()) continue;
+        std::string bytes(run.bytes());
+        held.emplace_back(std::move(run), std::move(bytes));
+        if (held.size() < 50) continue;
+        ASSERT_EQ(held.front().first.bytes(), held.front().second);
+        held.pop_front();
       }
     });
   }
