@@ -60,9 +60,10 @@ Awaitable<void> Ask(asio::io_context& io, const RestOptions& options, const Url&
   request.set(http::field::connection, "close");
 
   tcp::resolver resolver(io);
+  const bool never = false;
   if (!url.tls) {
     tcp::socket socket(io);
-    const error_code ec = co_await ConnectTcp(resolver, socket, url, options.timeout);
+    const error_code ec = co_await ConnectTcp(resolver, socket, url, options.timeout, never);
     if (ec) {
       answer->failure = ec.message();
       co_return;
@@ -72,7 +73,7 @@ Awaitable<void> Ask(asio::io_context& io, const RestOptions& options, const Url&
   }
   const auto tls = MakeTlsContext();
   asio::ssl::stream<tcp::socket> stream(io, *tls);
-  error_code ec = co_await ConnectTcp(resolver, stream.next_layer(), url, options.timeout);
+  error_code ec = co_await ConnectTcp(resolver, stream.next_layer(), url, options.timeout, never);
   if (!ec) ec = co_await HandshakeTls(stream, url.host, options.timeout);
   if (ec) {
     answer->failure = ec.message();

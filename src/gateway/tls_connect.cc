@@ -18,13 +18,14 @@ std::shared_ptr<asio::ssl::context> MakeTlsContext() {
 }
 
 Awaitable<error_code> ConnectTcp(tcp::resolver& resolver, tcp::socket& socket, const Url& url,
-                                 std::chrono::milliseconds timeout) {
+                                 std::chrono::milliseconds timeout, const bool& given_up) {
   const std::string port = std::to_string(url.port);
   auto [resolve_error, addresses] =
       co_await resolver.async_resolve(url.host, port, tcp::resolver::numeric_service, use_tuple);
   if (resolve_error) co_return resolve_error;
   error_code last = asio::error::host_not_found;
   for (const auto& address : addresses) {
+    if (given_up) co_return asio::error::operation_aborted;
     error_code ignored;
     socket.close(ignored);
     socket.open(address.endpoint().protocol(), last);

@@ -14,10 +14,10 @@ namespace shardd::gateway {
 // name.
 std::shared_ptr<asio::ssl::context> MakeTlsContext();
 
-// Connects to the first address of the host that answers; each gets `timeout`. Closing the socket
-// and cancelling the resolver from outside ends it.
+// Connects to the first address of the host that answers; each gets `timeout`. Whoever sets
+// `given_up`, cancels the resolver and closes the socket ends it, at any moment.
 Awaitable<error_code> ConnectTcp(tcp::resolver& resolver, tcp::socket& socket, const Url& url,
-                                 std::chrono::milliseconds timeout);
+                                 std::chrono::milliseconds timeout, const bool& given_up);
 
 // The TLS handshake on a connected stream: the certificate must be valid for `host`, a name or an
 // address.

@@ -1,6 +1,8 @@
 #include "gateway/websocket.h"
 
+#include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/cancellation_signal.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/message.hpp>
 #include <boost/beast/http/string_body.hpp>
@@ -38,7 +40,7 @@ class WebSocket final : public Transport {
     const std::optional<Url> url = ParseUrl(url_text);
     if (!url) co_return Fail(asio::error::invalid_argument, "not an address");
 
-    error_code ec = co_await ConnectTcp(resolver_, socket(), *url, connect_timeout_);
+    error_code ec = co_await ConnectTcp(resolver_, socket(), *url, connect_timeout_, aborted_);
     if (ec) co_return Fail(ec, ec.message());
     if constexpr (kTls) {
       ec = co_await HandshakeTls(stream_.next_layer(), url->host, connect_timeout_);
@@ -71,9 +73,10 @@ class WebSocket final : public Transport {
   }
 
   Awaitable<error_code> Read(Message* message) override {
+    if (aborted_) co_return Fail(asio::error::operation_aborted, "aborted");
     buffer_.consume(buffer_.size());
     if (buffer_.capacity() > kKeptReadBuffer) buffer_.shrink_to_fit();
-    auto [ec, bytes] = co_await stream_.async_read(buffer_, use_tuple);
+    auto [ec, bytes] = co_await stream_.async_read(buffer_, Until(reading_));
     if (ec) co_return Fail(ec, ec.message());
     const auto data = buffer_.cdata();
     message->bytes = std::string_view(static_cast<const char*>(data.data()), data.size());
@@ -82,19 +85,27 @@ class WebSocket final : public Transport {
   }
 
   Awaitable<error_code> Write(std::string_view text) override {
+    if (aborted_) co_return Fail(asio::error::operation_aborted, "aborted");
     const auto bytes = asio::buffer(text.data(), text.size());
-    auto [ec, written] = co_await stream_.async_write(bytes, use_tuple);
+    auto [ec, written] = co_await stream_.async_write(bytes, Until(writing_));
     if (ec) co_return Fail(ec, ec.message());
     co_return error_code();
   }
 
   Awaitable<error_code> Close(uint16_t code) override {
+    if (aborted_) co_return asio::error::operation_aborted;
     const websocket::close_reason reason(code);
-    auto [ec] = co_await stream_.async_close(reason, use_tuple);
+    auto [ec] = co_await stream_.async_close(reason, Until(closing_));
     co_return ec;
   }
 
   void Abort() override {
+    if (std::exchange(aborted_, true)) return;
+    // Closing the socket ends what waits for it. Beast's operations may also wait for each other,
+    // even for ever: a read that finds a broken message while a close waits for that read.
+    for (asio::cancellation_signal* each : {&reading_, &writing_, &closing_}) {
+      each->emit(asio::cancellation_type::terminal);
+    }
     resolver_.cancel();
     error_code ignored;
     socket().close(ignored);
@@ -117,6 +128,10 @@ class WebSocket final : public Transport {
  private:
   tcp::socket& socket() { return beast::get_lowest_layer(stream_); }
 
+  static auto Until(asio::cancellation_signal& cancelled) {
+    return asio::bind_cancellation_slot(cancelled.slot(), use_tuple);
+  }
+
   error_code Fail(error_code ec, std::string words) {
     // Time is up for the closing handshake only, so a close frame has come.
     if (ec == websocket::error::closed || ec == beast::error::timeout) closed_by_peer_ = true;
@@ -128,6 +143,10 @@ class WebSocket final : public Transport {
   tcp::resolver resolver_;
   websocket::stream<Stream> stream_;
   beast::flat_buffer buffer_;
+  asio::cancellation_signal reading_;
+  asio::cancellation_signal writing_;
+  asio::cancellation_signal closing_;
+  bool aborted_ = false;
   bool closed_by_peer_ = false;
   std::string last_error_;
 };
