@@ -38,9 +38,8 @@ IdentifyGate::Ticket IdentifyGate::Enter(uint32_t shard_id, Admit admit, SteadyT
   {
     const std::lock_guard lock(mutex_);
     ticket = ++last_ticket_;
-    const uint32_t index = shard_id % max_concurrency_;
-    bucket_of_[ticket] = index;
-    Bucket& bucket = buckets_[index];
+    bucket_of_[ticket] = shard_id % max_concurrency_;
+    Bucket& bucket = BucketLocked(shard_id);
     bucket.places.push_back({ticket, shard_id, std::move(admit)});
     RefillLocked(now);
     AdmitLocked(bucket, &due, now);
@@ -135,7 +134,7 @@ void IdentifyGate::RegroupLocked(uint32_t max_concurrency) {
   if (max_concurrency == max_concurrency_) return;
   max_concurrency_ = max_concurrency;
   std::vector<Place> places;
-  std::optional<SteadyTime> latest;
+  std::optional<SteadyTime> latest = last_before_regroup_;
   for (auto& [index, bucket] : buckets_) {
     for (Place& place : bucket.places) places.push_back(std::move(place));
     if (bucket.last_identify)
@@ -143,15 +142,20 @@ void IdentifyGate::RegroupLocked(uint32_t max_concurrency) {
   }
   buckets_.clear();
   bucket_of_.clear();
-  for (uint32_t i = 0; i < max_concurrency; ++i) buckets_[i].last_identify = latest;
+  last_before_regroup_ = latest;
   std::ranges::sort(places, [](const Place& a, const Place& b) {
     return std::pair(!a.admitted, a.ticket) < std::pair(!b.admitted, b.ticket);
   });
   for (Place& place : places) {
-    const uint32_t index = place.shard_id % max_concurrency;
-    bucket_of_[place.ticket] = index;
-    buckets_[index].places.push_back(std::move(place));
+    bucket_of_[place.ticket] = place.shard_id % max_concurrency;
+    BucketLocked(place.shard_id).places.push_back(std::move(place));
   }
+}
+
+IdentifyGate::Bucket& IdentifyGate::BucketLocked(uint32_t shard_id) {
+  const auto [found, is_new] = buckets_.try_emplace(shard_id % max_concurrency_);
+  if (is_new) found->second.last_identify = last_before_regroup_;
+  return found->second;
 }
 
 void IdentifyGate::Call(Due due) {

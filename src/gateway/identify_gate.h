@@ -72,6 +72,7 @@ class IdentifyGate {
   void AdmitAllLocked(Due* due, SteadyTime now);
   void RefillLocked(SteadyTime now);
   void RegroupLocked(uint32_t max_concurrency);
+  Bucket& BucketLocked(uint32_t shard_id);
   static void Call(Due due);
 
   const std::chrono::milliseconds window_;
@@ -81,8 +82,9 @@ class IdentifyGate {
   uint32_t remaining_ = 0;
   uint32_t admitted_ = 0;  // of the remaining starts, those that admitted shards will spend
   std::optional<SteadyTime> resets_at_;
+  std::optional<SteadyTime> last_before_regroup_;
   Ticket last_ticket_ = 0;
-  std::map<uint32_t, Bucket> buckets_;
+  std::map<uint32_t, Bucket> buckets_;  // those that were ever entered
   std::map<Ticket, uint32_t> bucket_of_;
   std::deque<SteadyTime> spent_;
 };

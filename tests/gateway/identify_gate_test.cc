@@ -128,6 +128,21 @@ TEST_F(IdentifyGateTest, AnotherConcurrencyRegroupsWithoutDoubleAdmission) {
   EXPECT_THAT(admitted_, ElementsAre(0, 1, 2, 3));
 }
 
+TEST_F(IdentifyGateTest, AHugeConcurrencyTakesNoMemory) {
+  Limits(4'000'000'000, 1000);
+  Enter(7);
+  EXPECT_THAT(admitted_, ElementsAre(7));
+}
+
+TEST_F(IdentifyGateTest, OtherBucketsCountFromTheLatestIdentifyOfAny) {
+  Limits(1, 1000);
+  Enter(0);
+  Identify(0);
+  Limits(16, 1000);
+  Enter(5);
+  EXPECT_EQ(not_before_[5], now_ + 5100ms);
+}
+
 TEST_F(IdentifyGateTest, AThousandShardsTakeOneWindowForSixteen) {
   Limits(16, 1000);
   const SteadyTime start = now_;
