@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "gateway/envelope.h"
 
@@ -179,18 +180,23 @@ std::unique_ptr<Inflater> Inflater::Create(Compression compression, size_t max_m
 }
 
 Inflater::Result Inflater::Feed(std::string_view message, bool is_text, MessageBuffer* out) {
-  out->Clear();
   if (message.size() > max_message_bytes_) return Result::kError;
   if (is_text) {
+    out->Clear();
     out->Append(message);
     return Result::kMessage;
   }
-  out->Append(unfinished_);
-  const Result result = Inflate(message, out);
+  if (!mid_payload_) {
+    out->Clear();
+    const Result result = Inflate(message, out);
+    mid_payload_ = result == Result::kIncomplete;
+    if (mid_payload_) std::swap(*out, unfinished_);
+    return result;
+  }
+  // Not through `out`, so that a payload in many small parts is not copied with each of them.
+  const Result result = Inflate(message, &unfinished_);
   mid_payload_ = result == Result::kIncomplete;
-  unfinished_.clear();
-  if (mid_payload_) unfinished_ = out->view();
-  if (unfinished_.empty()) unfinished_.shrink_to_fit();
+  if (!mid_payload_) *out = std::exchange(unfinished_, MessageBuffer());
   return result;
 }
 

@@ -61,12 +61,12 @@ class Inflater {
   virtual Result Inflate(std::string_view message, MessageBuffer* out) = 0;
 
   // True in the midst of a payload that is split over messages.
-  bool is_continuation() const { return !unfinished_.empty() || mid_payload_; }
+  bool is_continuation() const { return mid_payload_; }
 
   const size_t max_message_bytes_;
 
  private:
-  std::string unfinished_;  // the beginning of a payload that is not complete
+  MessageBuffer unfinished_;  // the beginning of a payload that is not complete
   bool mid_payload_ = false;
 };
 

@@ -4,6 +4,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include <chrono>
 #include <random>
 #include <string>
 #include <vector>
@@ -147,6 +148,58 @@ TEST_F(InflaterTest, AZlibPayloadInSingleBytesIsJoined) {
       ASSERT_EQ(Feed(bytes.substr(i, 1)), Result::kIncomplete);
     }
     ExpectMessage(bytes.substr(bytes.size() - 1), text);
+  }
+}
+
+TEST_F(InflaterTest, ALargePayloadInManyPartsIsJoinedInLinearTime) {
+  const std::string text = Noise(8 << 20, 5);
+  Use(Compression::kZlibStream);
+  ZlibStream zlib;
+  const std::string bytes = zlib.Compress(text);
+  constexpr size_t kPart = 64;
+  const auto before = std::chrono::steady_clock::now();
+  size_t at = 0;
+  for (; at + kPart < bytes.size(); at += kPart) {
+    ASSERT_EQ(Feed(std::string_view(bytes).substr(at, kPart)), Result::kIncomplete);
+  }
+  ExpectMessage(std::string_view(bytes).substr(at), text);
+  // Copying what was there with each part would be 300 GB.
+  EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(5));
+  ExpectMessage(zlib.Compress("{}"), "{}");
+}
+
+TEST_F(InflaterTest, AZstdPayloadSplitWithinABlockIsJoined) {
+  const std::string text = "{\"x\":\"" + Noise(300, 7) + "\"}";
+  ZstdStream zstd;
+  const std::string first = zstd.Compress(text);
+  const std::string second = zstd.Compress(Noise(300, 8));
+  for (size_t cut = 1; cut < second.size(); ++cut) {
+    Use(Compression::kZstdStream);
+    ExpectMessage(first, text);
+    ASSERT_EQ(Feed(second.substr(0, cut)), Result::kIncomplete) << cut;
+    ExpectMessage(second.substr(cut), Noise(300, 8));
+  }
+}
+
+// Discord puts one payload into one message, of several blocks where it is large. A part that ends
+// between two blocks cannot be told from a whole payload.
+TEST_F(InflaterTest, AZstdPayloadOfSeveralBlocksInOneMessage) {
+  Use(Compression::kZstdStream);
+  ZstdStream zstd;
+  for (const size_t size : {128 << 10, (128 << 10) + 1, 256 << 10, 1 << 20}) {
+    ExpectMessage(zstd.Compress(Noise(size, size)), Noise(size, size));
+  }
+}
+
+TEST_F(InflaterTest, AnEmptyMessageIsNothing) {
+  ZlibStream zlib;
+  ZstdStream zstd;
+  for (const bool use_zlib : {true, false}) {
+    Use(use_zlib ? Compression::kZlibStream : Compression::kZstdStream);
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(Feed(""), Result::kIncomplete);
+      ExpectMessage(use_zlib ? zlib.Compress("{}") : zstd.Compress("{}"), "{}");
+    }
   }
 }
 
