@@ -131,7 +131,8 @@ class EnvelopeReader::Parser {
     if (!IsNull(value, &is_null)) return false;
     if (is_null) return true;
     std::string_view text;
-    if (value.get_string().get(text) || !IsType(text)) return false;
+    if (value.get_string().get(text)) return false;
+    if (!text.empty() && !IsType(text)) return false;
     type_ = text;
     *type = type_;
     return true;

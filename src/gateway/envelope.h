@@ -17,7 +17,7 @@ inline constexpr size_t kJsonPadding = 64;
 struct Envelope {
   int64_t op = 0;
   std::optional<uint64_t> sequence;
-  std::string_view type;  // empty where `t` is null or missing; else [A-Z0-9_]{1,64}
+  std::string_view type;  // empty where `t` is, or is null or missing; else [A-Z0-9_]{1,64}
   uint64_t guild_id = 0;  // of dispatches: see Read()
   std::string_view data;  // the JSON of `d`, byte for byte; "null" where there is none
 };

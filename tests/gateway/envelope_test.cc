@@ -110,6 +110,13 @@ TEST_F(EnvelopeTest, ZeroAndMissingSequences) {
   EXPECT_FALSE(envelope_.sequence);
 }
 
+// Servers in Go write the zero values of keys that do not apply.
+TEST_F(EnvelopeTest, EmptyTypesOfOtherPayloads) {
+  ASSERT_TRUE(Read(R"({"op":10,"d":{"heartbeat_interval":41250},"s":0,"t":""})"));
+  EXPECT_EQ(envelope_.op, 10);
+  EXPECT_EQ(envelope_.type, "");
+}
+
 TEST_F(EnvelopeTest, GarbageIsRefused) {
   const std::string long_type(65, 'A');
   for (const std::string& json : std::vector<std::string>{
