@@ -38,7 +38,8 @@ ShardProtocol::ShardProtocol(ProtocolOptions options, EnvelopeReader* reader)
       reader_(reader),
       random_(options_.seed),
       retry_(options_.timings.retry, random_()),
-      unstable_(options_.timings.unstable, random_()) {
+      unstable_(options_.timings.unstable, random_()),
+      new_session_(options_.timings.new_session, random_()) {
   info_.shard = options_.shard;
 }
 
@@ -82,15 +83,14 @@ void ShardProtocol::SetPhase(Phase phase, ShardState state, std::string reason) 
 
 void ShardProtocol::Start(Now now) {
   if (is_running()) return;
-  if (std::exchange(ever_started_, true)) {
-    ++info_.restarts;
-    info_.last_restart = now.wall;
-  }
   failed_resumes_ = 0;
   avoid_resume_url_ = false;
   ended_soon_ = false;
+  lost_soon_ = false;
+  lost_session_ = false;
   retry_.Reset();
   unstable_.Reset();
+  new_session_.Reset();
   BeginAttempt(now, has_session() ? "started with a kept session" : "started");
 }
 
@@ -179,6 +179,7 @@ void ShardProtocol::SendResume(Now now) {
   text += R"(","session_id":")" + JsonEscape(session_->id);
   text += R"(","seq":)" + std::to_string(last_sequence_.value_or(0)) + "}}";
   actions_.emplace_back(action::Send{std::move(text)});
+  replayed_ = false;
   SetPhase(Phase::kResuming, ShardState::kResuming, info_.reason);
   phase_deadline_ = now.steady + options_.timings.resume_timeout;
 }
@@ -288,8 +289,13 @@ void ShardProtocol::OnReady(const Envelope& envelope, Now now) {
     }
     session_->resume_url.clear();
   }
+  if (std::exchange(lost_session_, false)) {
+    ++info_.restarts;
+    info_.last_restart = now.wall;
+  }
+  session_since_ = now.steady;
   last_sequence_.reset();
-  warned_of_jump_ = false;
+  warned_of_sequence_ = false;
   guilds_.clear();
   guilds_.insert(ready->guilds.begin(), ready->guilds.end());
   info_.guilds = static_cast<uint32_t>(guilds_.size());
@@ -320,11 +326,16 @@ void ShardProtocol::TrackGuilds(const Envelope& envelope) {
 void ShardProtocol::Emit(const Envelope& envelope, Now now) {
   if (envelope.sequence) {
     const uint64_t sequence = *envelope.sequence;
-    if (last_sequence_ && sequence <= *last_sequence_) return;  // replayed
-    if (last_sequence_ && sequence > *last_sequence_ + 1 && !std::exchange(warned_of_jump_, true)) {
-      actions_.emplace_back(action::Warn{"sequence jumped from " + std::to_string(*last_sequence_) +
-                                         " to " + std::to_string(sequence)});
+    const bool is_double = last_sequence_ && sequence <= *last_sequence_;
+    const bool is_jump = last_sequence_ && sequence > *last_sequence_ + 1;
+    // Doubles belong to a replay.
+    const bool is_odd = is_jump || (is_double && phase_ == Phase::kReady);
+    if (is_odd && !std::exchange(warned_of_sequence_, true)) {
+      actions_.emplace_back(action::Warn{"sequence " + std::to_string(sequence) + " came after " +
+                                         std::to_string(*last_sequence_)});
     }
+    if (is_double) return;
+    replayed_ = true;
     last_sequence_ = sequence;
     info_.sequence = sequence;
   }
@@ -422,22 +433,23 @@ void ShardProtocol::End(EndCause cause, std::string_view detail, Now now) {
 
 void ShardProtocol::EndWith(const Aftermath& aftermath, std::string reason, bool close_connection,
                             Now now) {
-  const bool was_connected = connected();
   const bool was_ready = phase_ == Phase::kReady;
   if (close_connection) actions_.emplace_back(action::Close{kCloseKeepingSession});
   if (std::exchange(in_gate_, false)) actions_.emplace_back(action::LeaveGate{});
 
   bool retry_at_once = false;
   if (resuming_ && !was_ready) {
-    if (was_connected) ++failed_resumes_;
+    // Before RESUME was sent nothing has been said of the session, and events are as good as a yes.
+    if (phase_ == Phase::kResuming) failed_resumes_ = replayed_ ? 0 : failed_resumes_ + 1;
     // The zone may be gone; the main address knows the session, too.
     if (at_resume_url_ && !said_hello_) {
       retry_at_once = !avoid_resume_url_;
       avoid_resume_url_ = true;
     }
   }
-  const std::chrono::milliseconds delay = DelayBeforeNext(was_ready, aftermath.pause, now);
+  milliseconds delay = DelayBeforeNext(was_ready, aftermath.pause, now);
   ForgetConnection();
+  const bool had_session = session_.has_value();
 
   switch (aftermath.next) {
     case NextStep::kResume:
@@ -455,10 +467,7 @@ void ShardProtocol::EndWith(const Aftermath& aftermath, std::string reason, bool
       SetPhase(Phase::kOff, ShardState::kFailed, std::move(reason));
       return;
   }
-  if (was_connected || was_ready) {
-    ++info_.restarts;
-    info_.last_restart = now.wall;
-  }
+  if (had_session && !session_) delay = std::max(delay, DelayBeforeNewSession(now));
   if (delay.count() == 0 || (retry_at_once && session_)) {
     BeginAttempt(now, std::move(reason));
   } else {
@@ -489,6 +498,15 @@ milliseconds ShardProtocol::DelayBeforeNext(bool was_ready, bool pause, Now now)
   return delay;
 }
 
+// Each new session costs one of the day's session starts, so sessions that do not last are started
+// ever more slowly. Zero for the first of them.
+milliseconds ShardProtocol::DelayBeforeNewSession(Now now) {
+  const bool lasted = now.steady - session_since_ >= options_.timings.session_stable_after;
+  if (lasted) new_session_.Reset();
+  const bool lost_soon_before = std::exchange(lost_soon_, !lasted);
+  return !lasted && lost_soon_before ? new_session_.Next() : milliseconds(0);
+}
+
 void ShardProtocol::PauseFor(milliseconds delay, std::string reason, Now now) {
   info_.retry_at = now.wall + delay;
   SetPhase(Phase::kPausing, ShardState::kBackingOff, std::move(reason));
@@ -503,6 +521,7 @@ void ShardProtocol::DropSession(std::string_view reason) {
                                               .last_sequence = last_sequence_.value_or(0),
                                               .last_event_unix_nanos = last_event_unix_nanos_,
                                               .reason = std::string(reason)});
+    lost_session_ = true;
   }
   session_.reset();
   last_sequence_.reset();

@@ -174,6 +174,7 @@ class ShardProtocol {
   void End(EndCause cause, std::string_view detail, Now now);
   void EndWith(const Aftermath& aftermath, std::string reason, bool close_connection, Now now);
   std::chrono::milliseconds DelayBeforeNext(bool was_ready, bool pause, Now now);
+  std::chrono::milliseconds DelayBeforeNewSession(Now now);
   void PauseFor(std::chrono::milliseconds delay, std::string reason, Now now);
   void DropSession(std::string_view reason);
   void ForgetConnection();
@@ -185,27 +186,31 @@ class ShardProtocol {
   std::vector<Action> actions_;
   ShardInfo info_;
   Phase phase_ = Phase::kOff;
-  bool ever_started_ = false;
 
   // The session, which outlives connections. Both parts come and go together.
   std::optional<Session> session_;
   std::optional<uint64_t> last_sequence_;  // that was handed to the sink
   int64_t last_event_unix_nanos_ = 0;
   absl::flat_hash_set<uint64_t> guilds_;
-  bool warned_of_jump_ = false;
+  SteadyTime session_since_;
+  bool warned_of_sequence_ = false;
+  bool lost_session_ = false;  // and no new one has come since
 
-  // Attempts. The counters go back to 0 on READY and RESUMED alone: an open socket is no success
-  // yet.
-  uint32_t failed_resumes_ = 0;
+  // Attempts. The counters go back to 0 on READY and RESUMED, not on an open socket, which is no
+  // success yet.
+  uint32_t failed_resumes_ = 0;  // one after the other that brought nothing
   bool avoid_resume_url_ = false;
   Backoff retry_;
   Backoff unstable_;
+  Backoff new_session_;
   bool ended_soon_ = false;  // the last connection that was ready did not stay so
+  bool lost_soon_ = false;   // the last session did not last
 
   // The present connection.
   bool resuming_ = false;  // what this attempt is for
   bool at_resume_url_ = false;
   bool said_hello_ = false;
+  bool replayed_ = false;  // RESUME has brought an event that was not there yet
   bool in_gate_ = false;
   std::optional<SteadyTime> ready_since_;
   SteadyTime identify_not_before_;

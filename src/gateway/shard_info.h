@@ -35,6 +35,8 @@ struct ShardInfo {
   uint32_t guilds = 0;
   uint64_t events = 0;                              // dispatches since the process started
   std::optional<std::chrono::nanoseconds> latency;  // last heartbeat to its ACK
+  // New sessions that the shard had to start because one was lost. Neither RESUMEs count nor what
+  // an operator starts.
   uint64_t restarts = 0;
   std::optional<WallTime> last_restart;
   uint64_t resumes = 0;                     // RESUMEs that Discord accepted

@@ -27,6 +27,11 @@ struct ShardTimings {
   std::chrono::milliseconds stable_after{2'000};
   BackoffOptions unstable{.first = std::chrono::milliseconds(250),
                           .longest = std::chrono::milliseconds(5'000)};
+  // Between sessions that are lost soon after READY; the first of them is followed by a new one at
+  // once. A thousand session starts a day are one in 86 s.
+  std::chrono::milliseconds session_stable_after{60'000};
+  BackoffOptions new_session{.first = std::chrono::milliseconds(1'000),
+                             .longest = std::chrono::milliseconds(300'000)};
   // For the closing handshake of a connection that is no longer used.
   std::chrono::milliseconds close_timeout{2'000};
 };

@@ -50,6 +50,8 @@ class PoolTest : public ::testing::Test {
     options_.timings.retry.longest = 200ms;
     options_.timings.unstable.first = 10ms;
     options_.timings.unstable.longest = 100ms;
+    options_.timings.new_session.first = 10ms;
+    options_.timings.new_session.longest = 100ms;
   }
   ~PoolTest() override { ::unsetenv("SSL_CERT_FILE"); }
 
@@ -280,7 +282,7 @@ TEST_F(PoolTest, MissingAcksAreAZombieAndResumed) {
   StartReady();
   const std::string session = SessionId();
   discord_->StopAcks({}, true);
-  ASSERT_TRUE(recorder_.WaitUntil([&] { return Info().restarts >= 1; }));
+  ASSERT_TRUE(recorder_.WaitUntil([&] { return Info().resumes >= 1; }));
   discord_->StopAcks({}, false);
   ASSERT_TRUE(WaitForResumes(1));
   discord_->EmitTraffic(50);
@@ -295,7 +297,7 @@ TEST_F(PoolTest, MissingAcksUnderTrafficAreAZombieToo) {
   StartReady();
   discord_->SetRate(500);
   discord_->StopAcks({}, true);
-  ASSERT_TRUE(recorder_.WaitUntil([&] { return Info().restarts >= 1; }));
+  ASSERT_TRUE(recorder_.WaitUntil([&] { return Info().resumes >= 1; }));
   discord_->StopAcks({}, false);
   ASSERT_TRUE(WaitForResumes(1));
   discord_->SetRate(0);
@@ -421,7 +423,7 @@ TEST_F(PoolTest, UnknownTypesAndOpcodesPass) {
   discord_->Emit("PRESENCES_REPLACE", 0, "[]");
   ExpectSame(kOnly, 1, SessionId());
   EXPECT_EQ(recorder_.Dispatches(kOnly, 1).back().type, "PRESENCES_REPLACE");
-  EXPECT_EQ(Info().restarts, 0u);
+  EXPECT_EQ(Info().resumes, 0u);
 }
 
 TEST_F(PoolTest, GarbageEndsTheConnectionNotTheShard) {
@@ -544,7 +546,7 @@ TEST_F(PoolTest, KillThatKeepsTheSessionIsResumedBySpawn) {
   }
   ExpectSame(kOnly, 1, session);
   EXPECT_EQ(Info().identifies, 1u);
-  EXPECT_EQ(Info().restarts, 3u);
+  EXPECT_EQ(Info().restarts, 0u);
 }
 
 TEST_F(PoolTest, AKeptSessionCanBeGivenUpLater) {
@@ -615,6 +617,37 @@ TEST_F(PoolTest, ManyShardsThroughOneBucketAreSpaced) {
   StartReady(4);
   EXPECT_EQ(discord_->counters().identifies_refused, 0u);
   EXPECT_EQ(discord_->counters().identifies, 4u);
+}
+
+TEST_F(PoolTest, CommandsFromManyThreadsAtOnce) {
+  discord_options_.identify_window = 0ms;
+  options_.identify_window = 1ms;
+  StartPool();
+  std::vector<std::thread> threads;
+  for (uint32_t id = 0; id < 4; ++id) {
+    threads.emplace_back([this, id] {
+      const std::vector<uint32_t> ids = {id, (id + 1) % 4};
+      for (int i = 0; i < 30; ++i) {
+        EXPECT_TRUE(pool_->Spawn(ids, 4).ok());
+        std::this_thread::sleep_for(std::chrono::milliseconds(i % 5));
+        pool_->Kill(ids, 4, i % 3 != 0);
+        for (const ShardInfo& each : pool_->Snapshot()) EXPECT_EQ(each.shard.count, 4u);
+      }
+      EXPECT_TRUE(pool_->Spawn(ids, 4).ok());
+    });
+  }
+  for (std::thread& each : threads) each.join();
+  for (uint32_t id = 0; id < 4; ++id) ASSERT_TRUE(WaitForState({id, 4}, ShardState::kReady));
+  discord_->EmitTraffic(100);
+  threads.clear();
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([this] {
+      pool_->Stop(5s);
+      EXPECT_EQ(pool_->Spawn(std::vector<uint32_t>{0}, 4).code(), absl::StatusCode::kUnavailable);
+      EXPECT_THAT(pool_->Snapshot(), SizeIs(4));
+    });
+  }
+  for (std::thread& each : threads) each.join();
 }
 
 // ---- TLS ----

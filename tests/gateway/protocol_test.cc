@@ -537,6 +537,61 @@ TEST_F(ShardProtocolTest, ConnectFailuresDoNotCostTheSession) {
   EXPECT_EQ(protocol_->info().identifies, 1u);
 }
 
+TEST_F(ShardProtocolTest, ConnectionsThatEndBeforeResumeWasSentDoNotCostTheSession) {
+  BecomeReady();
+  Lose();
+  for (int i = 0; i < 10; ++i) {
+    Connect();
+    Reconnect();
+    Advance(61s);
+    ASSERT_EQ(state(), ShardState::kConnecting);
+  }
+  SendResume();
+  Resumed(2);
+  EXPECT_EQ(protocol_->info().identifies, 1u);
+}
+
+TEST_F(ShardProtocolTest, AReplayThatIsCutAndGoesOnDoesNotCostTheSession) {
+  BecomeReady();
+  Lose();
+  for (uint64_t s = 2; s < 12; ++s) {
+    SendResume();
+    Event(s);
+    Lose();
+    Advance(61s);
+    ASSERT_EQ(state(), ShardState::kConnecting);
+  }
+  SendResume();
+  Resumed(12);
+  EXPECT_EQ(protocol_->info().identifies, 1u);
+}
+
+TEST_F(ShardProtocolTest, OnlyNewSessionsAfterALossCountAsRestarts) {
+  BecomeReady();
+  Lose();
+  SendResume();
+  Resumed(2);
+  Stop(true);
+  Start();
+  SendResume();
+  Resumed(3);
+  Stop(false);
+  BecomeReady();
+  Close(4014);
+  BecomeReady();
+  EXPECT_EQ(protocol_->info().restarts, 0u);
+  EXPECT_FALSE(protocol_->info().last_restart);
+  InvalidSession(false);
+  Advance(5s);
+  EXPECT_EQ(protocol_->info().restarts, 0u);
+  Admit();
+  Connect();
+  Hello();
+  Ready("new");
+  EXPECT_EQ(protocol_->info().restarts, 1u);
+  EXPECT_EQ(protocol_->info().last_restart, now_.wall);
+}
+
 TEST_F(ShardProtocolTest, ARefusedResumeIdentifiesAfterOneToFiveSeconds) {
   BecomeReady();
   Event(2);
@@ -723,6 +778,34 @@ TEST_F(ShardProtocolTest, ConnectionsThatEndAtOnceBecomeSlower) {
   AdvanceWithAcks(3s);
   Lose();
   EXPECT_EQ(state(), ShardState::kConnecting);
+}
+
+TEST_F(ShardProtocolTest, SessionsThatAreLostAtOnceAreStartedEverMoreSlowly) {
+  Start();
+  std::vector<std::chrono::milliseconds> waits;
+  for (int i = 0; i < 14; ++i) {
+    Admit();
+    Connect();
+    Hello();
+    Ready("session" + std::to_string(i));
+    Close(4003);
+    const SteadyTime before = now_.steady;
+    while (state() == ShardState::kBackingOff) Advance(1ms);
+    waits.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(now_.steady - before));
+  }
+  EXPECT_EQ(waits[0], 0ms);
+  EXPECT_GE(waits[1], 500ms);
+  EXPECT_GE(waits[5], 8s);
+  EXPECT_GE(waits.back(), 150s);
+  EXPECT_LE(waits.back(), 300s);
+  // One that lasts ends this.
+  Admit();
+  Connect();
+  Hello();
+  Ready("lasting");
+  AdvanceWithAcks(60s);
+  Close(4003);
+  EXPECT_EQ(state(), ShardState::kWaitingToIdentify);
 }
 
 TEST_F(ShardProtocolTest, RetriesBackOffWithJitterAndResetOnReady) {
