@@ -77,6 +77,8 @@ std::optional<Url> ParseUrl(std::string_view text) {
 }
 
 bool IsAcceptableResumeUrl(std::string_view resume, std::string_view main) {
+  constexpr size_t kLongest = 2048;
+  if (resume.size() > kLongest) return false;
   if (!resume.starts_with("ws://") && !resume.starts_with("wss://")) return false;
   const std::optional<Url> url = ParseUrl(resume);
   return url && (url->tls || !main.starts_with("wss://"));

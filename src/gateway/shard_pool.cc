@@ -120,9 +120,10 @@ class Worker {
     while (io_.run_one() > 0) {
       while (context_.dispatches < kMaxRoundDispatches && io_.poll_one() > 0) {
       }
-      const bool brought_events = context_.dispatches > 0;
+      const size_t dispatches = context_.dispatches;
       EndRound();
-      if (brought_events && !stopping_ && options_.batch_delay.count() > 0) {
+      const bool drained = dispatches < kMaxRoundDispatches;
+      if (dispatches > 0 && drained && !stopping_ && options_.batch_delay.count() > 0) {
         std::this_thread::sleep_for(options_.batch_delay);
       }
     }
