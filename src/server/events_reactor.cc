@@ -51,7 +51,12 @@ SteadyTime EventsReactor::OnWake(SteadyTime now) {
 }
 
 SteadyTime EventsReactor::PumpLocked(SteadyTime now) {
-  if (finished_ || write_in_flight_) return SteadyTime::max();
+  if (finished_) return SteadyTime::max();
+  if (write_in_flight_) {
+    // Events wait from their arrival on, not from when the message before them is taken.
+    if (!batch_deadline_.has_value() && log_.end() > position_) batch_deadline_ = now + max_delay_;
+    return SteadyTime::max();
+  }
   events::Run run = log_.Read(position_, limits_);
   const bool gap = gap_.has_value() || run.first > position_;
   if (run.empty() && stopping_) {
@@ -62,7 +67,7 @@ SteadyTime EventsReactor::PumpLocked(SteadyTime now) {
   if (!first_message_ && !gap) {
     if (run.empty()) {
       if (now < progress_deadline_) return progress_deadline_;
-    } else if (!run.full && !stopping_ && max_delay_.count() > 0) {
+    } else if (!run.full && !stopping_) {
       if (!batch_deadline_.has_value()) batch_deadline_ = now + max_delay_;
       if (now < *batch_deadline_) return *batch_deadline_;
     }
@@ -78,6 +83,8 @@ void EventsReactor::WriteLocked(events::Run run, SteadyTime now) {
   if (gap_.has_value()) {
     *rest.mutable_gap() = *std::move(gap_);
     gap_.reset();
+    // Where it goes on now: the log may have moved since the request was looked at.
+    rest.mutable_gap()->set_to(events::FormatCursor(log_.CursorAt(run.first)));
   } else if (run.first > position_) {
     v1::Gap& gap = *rest.mutable_gap();
     gap.set_from(events::FormatCursor(log_.CursorAt(position_)));
@@ -113,7 +120,7 @@ void EventsReactor::OnWriteDone(bool ok) {
   // An idle stream must not hold a segment of the log.
   message_.Clear();
   if (finished_) return;
-  if (!ok) {
+  if (!ok || cancelled_) {
     FinishLocked(absl::CancelledError("the client has gone"));
     return;
   }
@@ -132,6 +139,7 @@ void EventsReactor::BeginStop() {
 
 void EventsReactor::OnCancel() {
   const std::lock_guard lock(mutex_);
+  cancelled_ = true;
   if (!finished_ && !write_in_flight_) FinishLocked(absl::CancelledError("the client has gone"));
 }
 
@@ -150,10 +158,8 @@ bool EventsReactor::Describe(v1::Subscriber& subscriber) const {
   const uint64_t next = std::max(position_, log_.oldest());
   subscriber.set_lag_events(end > position_ ? end - position_ : 0);
   const int64_t received = log_.ReceivedUnixNanos(next);
-  if (received > 0) {
-    const int64_t age = UnixNanos(std::chrono::system_clock::now()) - received;
-    *subscriber.mutable_lag() = ToProto(std::chrono::nanoseconds(std::max<int64_t>(age, 0)));
-  }
+  const int64_t age = received > 0 ? UnixNanos(std::chrono::system_clock::now()) - received : 0;
+  *subscriber.mutable_lag() = ToProto(std::chrono::nanoseconds(std::max<int64_t>(age, 0)));
   return true;
 }
 

@@ -74,6 +74,7 @@ class EventsReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   SteadyTime progress_deadline_;
   uint64_t delivered_events_ = 0;
   bool write_in_flight_ = false;
+  bool cancelled_ = false;  // a write in flight may still succeed, so OnWriteDone needs to know
   bool stopping_ = false;
   bool finished_ = false;
   grpc::ByteBuffer message_;  // in flight

@@ -52,8 +52,9 @@ void FanOut::Run() {
   while (!stopping_) {
     const SteadyTime until = std::min(deadline, SteadyClock::now() + kLongestNap);
     wake_.wait_until(lock, until, [this] { return stopping_ || signalled_.load(); });
-    // Before the walk: what is signalled during it is walked for again.
-    signalled_.store(false, std::memory_order_release);
+    // Before the walk: what is signalled during it is walked for again. An exchange, not a store: whoever has found the flag
+    // set goes away, so the walk must see what was there before.
+    signalled_.exchange(false, std::memory_order_acq_rel);
     const std::shared_ptr<const Waiters> waiters = waiters_;
     lock.unlock();
     deadline = SteadyTime::max();

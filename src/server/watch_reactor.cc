@@ -69,7 +69,7 @@ void WatchReactor::OnWriteDone(bool ok) {
     const std::lock_guard lock(mutex_);
     write_in_flight_ = false;
     if (finished_) return;
-    if (!ok) {
+    if (!ok || cancelled_) {
       FinishLocked(absl::CancelledError("the client has gone"));
       return;
     }
@@ -88,6 +88,7 @@ void WatchReactor::BeginStop() {
 
 void WatchReactor::OnCancel() {
   const std::lock_guard lock(mutex_);
+  cancelled_ = true;
   if (!finished_ && !write_in_flight_) FinishLocked(absl::CancelledError("the client has gone"));
 }
 

@@ -56,6 +56,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<v1::StatsResponse>,
   std::optional<SteadyTime> last_written_;
   uint64_t version_written_ = 0;
   bool write_in_flight_ = false;
+  bool cancelled_ = false;  // a write in flight may still succeed, so OnWriteDone needs to know
   bool stopping_ = false;
   bool finished_ = false;
   v1::StatsResponse message_;

@@ -6,6 +6,11 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <csignal>
+#include <random>
+#include <thread>
+
 #include "health.grpc.pb.h"
 #include "reflection.grpc.pb.h"
 #include "simulator/simulator.h"
@@ -270,6 +275,7 @@ TEST_F(RpcTest, StatsSaysWhatRuns) {
   EXPECT_GT(stats.log().bytes(), 1000u);
   ASSERT_EQ(stats.subscribers_size(), 1);
   EXPECT_TRUE(stats.subscribers(0).connected());
+  EXPECT_TRUE(stats.subscribers(0).has_lag());
   EXPECT_NE(stats.subscribers(0).peer(), "");
   ASSERT_EQ(stats.shards_size(), 4);
   uint32_t guilds = 0;
@@ -314,6 +320,166 @@ TEST_F(RpcTest, WatchTellsAtOnceAtTheIntervalAndOnChanges) {
   EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(250));
   often_context.TryCancel();
   often->Finish();
+}
+
+TEST_F(RpcTest, StatsDoesNotWaitWhileShardsAreSpawnedAndKilled) {
+  Start({"--shard-count", "4", "--threads", "1", "--batch-delay", "100ms"});
+  ASSERT_TRUE(WaitUntilReady(4));
+  discord_->SetRate(500);
+  std::atomic<bool> running = true;
+  std::thread controller([&] {
+    const auto stub = test::Connect(server_->address());
+    while (running) {
+      grpc::ClientContext context;
+      v1::KillResponse response;
+      EXPECT_TRUE(stub->Kill(&context, KillOf({3}), &response).ok());
+    }
+  });
+  // Each Kill waits for the worker's round, of 100 ms. The fan-out reads these statistics too, between two events.
+  std::vector<std::chrono::nanoseconds> times;
+  for (int i = 0; i < 21; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(7));
+    const auto start = std::chrono::steady_clock::now();
+    GetStats();
+    times.push_back(std::chrono::steady_clock::now() - start);
+  }
+  running = false;
+  controller.join();
+  std::sort(times.begin(), times.end());
+  EXPECT_LT(times[times.size() / 2], std::chrono::milliseconds(20));
+}
+
+TEST_F(RpcTest, WatchTellsTheLastStateOfEachChange) {
+  Start();
+  ASSERT_TRUE(WaitUntilReady(4));
+  grpc::ClientContext context;
+  v1::WatchRequest request;
+  request.mutable_interval()->set_seconds(3600);
+  auto reader = stub_->Watch(&context, request);
+  std::mutex mutex;
+  v1::StatsResponse newest;
+  std::thread watcher([&] {
+    v1::StatsResponse stats;
+    while (reader->Read(&stats)) {
+      const std::lock_guard lock(mutex);
+      newest = stats;
+    }
+    reader->Finish();
+  });
+  v1::KillRequest kill = KillOf({2});
+  kill.set_keep_session(true);
+  for (uint64_t i = 1; i <= 25; ++i) {
+    EXPECT_EQ(Call(&Stub::Kill, kill).code, StatusCode::OK);
+    // What it has missed comes in one round with the change of its state.
+    discord_->EmitTraffic(3000);
+    EXPECT_EQ(Call(&Stub::Spawn, SpawnOf({2})).code, StatusCode::OK);
+    const auto is_told = [&] {
+      const std::lock_guard lock(mutex);
+      return newest.shards_size() == 4 && newest.shards(2).state() == v1::SHARD_STATE_READY &&
+             newest.shards(2).resumes() == i;
+    };
+    EXPECT_TRUE(Eventually(is_told, std::chrono::seconds(3))) << i;
+  }
+  context.TryCancel();
+  watcher.join();
+}
+
+// ---- Streams that end at any moment ----
+
+TEST_F(RpcTest, StreamsThatAreCancelledAtAnyMomentLeaveNothingBehind) {
+  constexpr int kMost = 64;
+  Start({"--shard-count", "4", "--max-subscribers", std::to_string(kMost)});
+  ASSERT_TRUE(WaitUntilReady(4));
+  discord_->SetRate(2000);
+  std::vector<std::thread> clients;
+  for (uint32_t seed = 0; seed < 8; ++seed) {
+    clients.emplace_back([&, seed] {
+      std::mt19937 random(seed);
+      // A connection of its own, for half of them, that goes down with the streams on it.
+      for (int i = 0; i < 60; ++i) {
+        std::unique_ptr<v1::ShardControl::Stub> own;
+        if (seed % 2 == 0) own = test::Connect(server_->address());
+        v1::ShardControl::Stub& stub = own ? *own : *stub_;
+        grpc::ClientContext context;
+        if (random() % 4 == 0) {
+          context.set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(random() % 20'000));
+        }
+        const auto use = [&](auto reader, auto message) {
+          const uint32_t reads = random() % 2;
+          for (uint32_t j = 0; j < reads && reader->Read(&message); ++j) {
+          }
+          std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+          context.TryCancel();
+          while (reader->Read(&message)) {
+          }
+          EXPECT_FALSE(reader->Finish().ok());
+        };
+        if (random() % 2 == 0) {
+          v1::EventsRequest request = test::FromEarliest();
+          if (random() % 2 == 0) request.set_from(v1::START_FROM_LATEST);
+          request.set_max_delay_ms(random() % 2 * 50);
+          use(stub.Events(&context, request), v1::EventBatch());
+        } else {
+          v1::WatchRequest request;
+          request.mutable_interval()->set_seconds(80'000);
+          use(stub.Watch(&context, request), v1::StatsResponse());
+        }
+      }
+    });
+  }
+  for (auto& client : clients) client.join();
+  // All places are free again, well before any interval has passed.
+  EXPECT_TRUE(Eventually([&] {
+    std::vector<std::unique_ptr<test::EventStream>> streams;
+    for (int i = 0; i < kMost; ++i) {
+      streams.push_back(std::make_unique<test::EventStream>(*stub_, v1::EventsRequest()));
+    }
+    return std::all_of(streams.begin(), streams.end(), [](const auto& stream) {
+      return stream->WaitFor([](const auto& batches) { return !batches.empty(); }, std::chrono::milliseconds(500));
+    });
+  }, std::chrono::seconds(10)));
+  server_->Signal(SIGTERM);
+  EXPECT_EQ(server_->WaitForExit(), 0) << server_->err();
+}
+
+TEST_F(RpcTest, AStopEndsWhateverIsOpenAndWhateverOpensMeanwhile) {
+  Start({"--shard-count", "4", "--drain-timeout", "3s"});
+  ASSERT_TRUE(WaitUntilReady(4));
+  discord_->SetRate(2000);
+  namespace health = grpc::health::v1;
+  std::vector<std::thread> clients;
+  std::atomic<bool> running = true;
+  for (int i = 0; i < 8; ++i) {
+    clients.emplace_back([&, i] {
+      const auto channel = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
+      const auto stub = v1::ShardControl::NewStub(channel);
+      const auto health_stub = health::Health::NewStub(channel);
+      const auto drain = [&](auto reader, auto message) {
+        while (reader->Read(&message)) {
+        }
+        EXPECT_FALSE(reader->Finish().ok());
+      };
+      while (running) {
+        grpc::ClientContext context;
+        if (i < 4) {
+          drain(stub->Events(&context, test::FromEarliest()), v1::EventBatch());
+        } else if (i < 7) {
+          drain(stub->Watch(&context, v1::WatchRequest()), v1::StatsResponse());
+        } else {
+          drain(health_stub->Watch(&context, health::HealthCheckRequest()), health::HealthCheckResponse());
+        }
+      }
+    });
+  }
+  // And one that never reads.
+  grpc::ClientContext stalled_context;
+  const auto stalled = stub_->Events(&stalled_context, test::FromEarliest());
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  server_->Signal(SIGTERM);
+  EXPECT_EQ(server_->WaitForExit(std::chrono::seconds(10)), 0) << server_->err();
+  running = false;
+  for (auto& client : clients) client.join();
+  stalled_context.TryCancel();
 }
 
 TEST_F(RpcTest, WatchRefusesIntervalsThatMakeNoSense) {
