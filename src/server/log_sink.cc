@@ -19,7 +19,7 @@ void LogSink::OnDispatch(const gateway::Dispatch& dispatch) {
               .received_unix_nanos = dispatch.received_unix_nanos,
               .type = dispatch.type,
               .data = dispatch.data});
-  if (round_.bytes() > kMaxRoundBytes) Flush();
+  if (round_.bytes() > kMaxRoundBytes) log_.Append(round_);
 }
 
 void LogSink::OnStateChange(const gateway::ShardInfo& shard) {
@@ -29,8 +29,7 @@ void LogSink::OnStateChange(const gateway::ShardInfo& shard) {
                      JsonEscape(shard.reason) + "\",\"session\":" + std::to_string(shard.session) +
                      ",\"sequence\":" + std::to_string(shard.sequence) + "}";
   AddOwnEvent(shard.shard, shard.session, "SHARDD_SHARD_STATE", data);
-  board_.Update(shard, SteadyClock::now());
-  on_state_change_();
+  changed_.push_back(shard);
 }
 
 void LogSink::OnSessionLost(const gateway::LostSession& lost) {
@@ -52,6 +51,13 @@ void LogSink::AddOwnEvent(ShardId shard, uint32_t session, std::string_view type
               .data = data});
 }
 
-void LogSink::Flush() { log_.Append(round_); }
+void LogSink::Flush() {
+  log_.Append(round_);
+  if (changed_.empty()) return;
+  const SteadyTime now = SteadyClock::now();
+  for (const gateway::ShardInfo& shard : changed_) board_.Update(shard, now);
+  changed_.clear();
+  on_state_change_();
+}
 
 }  // namespace shardd::server

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "events/log.h"
 #include "events/round.h"
@@ -31,6 +32,8 @@ class LogSink final : public gateway::EventSink {
   ShardBoard& board_;
   const std::function<void()> on_state_change_;
   events::Round round_;
+  // For the board, which hears of them when the pool shows them: the board calls watchers, who then look at the pool.
+  std::vector<gateway::ShardInfo> changed_;
 };
 
 }  // namespace shardd::server

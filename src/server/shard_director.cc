@@ -12,7 +12,8 @@ namespace {
 
 // discord.js's rule, which users know: Discord recommends one shard for this many guilds.
 constexpr uint64_t kGuildsPerRecommendedShard = 1000;
-constexpr std::chrono::milliseconds kAskAgainForGateway{1000};
+// The shortest time that a caller is told to wait.
+constexpr std::chrono::milliseconds kAskAgain{1000};
 
 absl::Status CheckDistinct(std::span<const uint32_t> shard_ids) {
   std::set<uint32_t> seen;
@@ -64,8 +65,10 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
   if (auto status = CheckShardCount(shard_count); !status.ok()) return status;
   if (auto status = CheckDistinct(shard_ids); !status.ok()) return status;
 
-  const std::lock_guard lock(mutex_);
-  if (shard_count == 0) shard_count = WantedShardCountLocked().value_or(0);
+  const std::lock_guard control(control_mutex_);
+  const uint32_t running = overview().shard_count;
+  const auto gateway_bot = overview().gateway_bot;
+  if (shard_count == 0) shard_count = wanted_shard_count().value_or(0);
   // What is wrong whatever runs here comes first.
   if (shard_count > 0) {
     for (const uint32_t id : shard_ids) {
@@ -75,9 +78,9 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
                                 ": ids go from 0 to ", shard_count - 1));
     }
   }
-  if (shard_count_ > 0 && shard_count != shard_count_) {
+  if (running > 0 && shard_count != running) {
     return Error(absl::StatusCode::kFailedPrecondition, reason::kShardCountMismatch,
-                 absl::StrCat("this server runs ", shard_count_,
+                 absl::StrCat("this server runs ", running,
                               " shards and was asked to spawn some of ", shard_count,
                               ": call Rescale to change the count"));
   }
@@ -91,10 +94,10 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
                               " is not one of this server's --shard-ids: ask the server that holds "
                               "it, or change the flag"));
   }
-  if (!gateway_bot_.has_value()) {
+  if (!gateway_bot.has_value()) {
     return Error(absl::StatusCode::kUnavailable, reason::kGatewayNotKnown,
                  "Discord has not answered GET /gateway/bot yet: ask again, and see the server's log",
-                 kAskAgainForGateway);
+                 kAskAgain);
   }
 
   std::vector<uint32_t> ids(shard_ids.begin(), shard_ids.end());
@@ -109,30 +112,30 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
   }
   if (absl::Status status = pool_.Spawn(ids, shard_count); !status.ok()) {
     if (absl::IsResourceExhausted(status)) {
-      const auto since = std::chrono::system_clock::now() - gateway_bot_->read_at;
-      const auto left = gateway_bot_->session_starts_reset_after -
+      const auto since = std::chrono::system_clock::now() - gateway_bot->read_at;
+      const auto left = gateway_bot->session_starts_reset_after -
                         std::chrono::duration_cast<std::chrono::milliseconds>(since);
-      return WithReason(status, reason::kSessionBudgetSpent,
-                        std::max(left, std::chrono::milliseconds{0}));
+      return WithReason(status, reason::kSessionBudgetSpent, std::max(left, kAskAgain));
     }
     return WithReason(status, reason::kServerStopping);
   }
-  if (shard_count_ == 0) {
+  if (running == 0) {
+    const std::lock_guard lock(mutex_);
     shard_count_ = shard_count;
     ++generation_;
   }
-  return DescribeLocked(ids, shard_count);
+  return Describe(ids, shard_count);
 }
 
 absl::StatusOr<ShardDirector::Shards> ShardDirector::Kill(std::span<const uint32_t> shard_ids,
                                                           uint32_t shard_count, bool keep_session) {
-  const std::lock_guard lock(mutex_);
-  auto shards = DescribeLocked(shard_ids, shard_count);
+  const std::lock_guard control(control_mutex_);
+  auto shards = Describe(shard_ids, shard_count);
   if (!shards.ok() || shards->empty()) return shards;
   std::vector<uint32_t> ids;
   for (const auto& shard : *shards) ids.push_back(shard.shard.id);
   pool_.Kill(ids, shards->front().shard.count, keep_session);
-  return DescribeLocked(ids, shard_count);
+  return Describe(ids, shard_count);
 }
 
 absl::StatusOr<ShardId> ShardDirector::Locate(uint64_t guild_id, uint32_t shard_count) const {
@@ -148,14 +151,8 @@ absl::StatusOr<ShardId> ShardDirector::Locate(uint64_t guild_id, uint32_t shard_
 
 absl::StatusOr<ShardDirector::Shards> ShardDirector::Describe(std::span<const uint32_t> shard_ids,
                                                               uint32_t shard_count) const {
-  const std::lock_guard lock(mutex_);
-  return DescribeLocked(shard_ids, shard_count);
-}
-
-absl::StatusOr<ShardDirector::Shards> ShardDirector::DescribeLocked(
-    std::span<const uint32_t> shard_ids, uint32_t shard_count) const {
   if (auto status = CheckDistinct(shard_ids); !status.ok()) return status;
-  if (shard_count == 0) shard_count = shard_count_;
+  if (shard_count == 0) shard_count = overview().shard_count;
   Shards all = pool_.Snapshot();
   std::erase_if(all, [&](const auto& shard) { return shard.shard.count != shard_count; });
   if (shard_ids.empty()) return all;
@@ -164,9 +161,9 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::DescribeLocked(
   std::vector<uint32_t> sorted(shard_ids.begin(), shard_ids.end());
   std::sort(sorted.begin(), sorted.end());
   for (const uint32_t id : sorted) {
-    const auto found = std::find_if(all.begin(), all.end(),
-                                    [&](const auto& shard) { return shard.shard.id == id; });
-    if (found == all.end()) {
+    const auto found = std::ranges::lower_bound(
+        all, id, {}, [](const gateway::ShardInfo& shard) { return shard.shard.id; });
+    if (found == all.end() || found->shard.id != id) {
       return Error(absl::StatusCode::kNotFound, reason::kShardNotFound,
                    absl::StrCat("shard ", id, shard_count > 0 ? absl::StrCat("/", shard_count) : "",
                                 " was never spawned on this server: Stats lists the shards that were"));

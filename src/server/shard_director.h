@@ -49,12 +49,13 @@ class ShardDirector {
 
  private:
   std::optional<uint32_t> WantedShardCountLocked() const;
-  absl::StatusOr<Shards> DescribeLocked(std::span<const uint32_t> shard_ids,
-                                        uint32_t shard_count) const;
 
   const ShardDirectorOptions options_;
   gateway::ShardPool& pool_;
 
+  // Held while the pool starts or stops shards, which waits for its workers; taken before mutex_. Nobody who only asks waits
+  // for it: the fan-out thread asks, between two events.
+  std::mutex control_mutex_;
   mutable std::mutex mutex_;
   std::optional<gateway::GatewayBot> gateway_bot_;
   uint32_t shard_count_ = 0;
