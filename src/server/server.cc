@@ -150,6 +150,8 @@ class Server::Parts {
     if (stopped_) return;
     stopped_ = true;
     const SteadyTime deadline = SteadyClock::now() + config_.drain_timeout;
+    board_.SetStopping();
+    fan_out_.Signal();
     bootstrap_.reset();
     // First the shards, so that streams can deliver the last event and then end.
     pool_.Stop(config_.drain_timeout / 2);

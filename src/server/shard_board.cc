@@ -46,8 +46,15 @@ void ShardBoard::SetStarting(bool starting) {
   version_.fetch_add(1, std::memory_order_acq_rel);
 }
 
+void ShardBoard::SetStopping() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  version_.fetch_add(1, std::memory_order_acq_rel);
+}
+
 std::string ShardBoard::WhyNotReady(SteadyTime now) const {
   const std::lock_guard lock(mutex_);
+  if (stopping_) return "the server stops";
   if (starting_) return "the shards have not been started yet";
   for (const auto& [shard, entry] : shards_) {
     if (entry.state == ShardState::kReady || entry.state == ShardState::kStopped) continue;

@@ -23,6 +23,9 @@ class ShardBoard {
   // While shards are expected that the pool does not know yet: not ready.
   void SetStarting(bool starting);
 
+  // From now on not ready, though no shard is wanted any more.
+  void SetStopping();
+
   // Empty: every shard that should run is READY, or has been resuming for less than kResumeGrace. Otherwise says which one
   // is not.
   std::string WhyNotReady(SteadyTime now) const;
@@ -40,6 +43,7 @@ class ShardBoard {
   mutable std::mutex mutex_;
   std::map<ShardId, Entry> shards_;
   bool starting_ = true;
+  bool stopping_ = false;
 };
 
 }  // namespace shardd::server

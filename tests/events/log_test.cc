@@ -234,7 +234,8 @@ TEST_F(LogTest, WritersAndReadersRunBesideEachOther) {
       uint64_t sequence = 0;
       for (int i = 0; i < kRounds; ++i) {
         for (int j = 0; j <= i % 5; ++j) {
-          NewEvent event = Event(++sequence, std::string(100 + (i * 37) % 900, 'x'));
+          const std::string data(100 + (i * 37) % 900, 'x');
+          NewEvent event = Event(++sequence, data);
           event.shard.id = static_cast<uint32_t>(w);
           round.Add(event);
         }

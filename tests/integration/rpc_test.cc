@@ -482,6 +482,29 @@ TEST_F(RpcTest, AStopEndsWhateverIsOpenAndWhateverOpensMeanwhile) {
   stalled_context.TryCancel();
 }
 
+TEST_F(RpcTest, HealthSaysThatTheServerStops) {
+  Start();
+  ASSERT_TRUE(WaitUntilReady(4));
+  namespace health = grpc::health::v1;
+  const auto stub =
+      health::Health::NewStub(grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  health::HealthCheckRequest request;
+  request.set_service("shardd.v1.ShardControl");
+  auto reader = stub->Watch(&context, request);
+  health::HealthCheckResponse response;
+  do {
+    ASSERT_TRUE(reader->Read(&response));
+  } while (response.status() != health::HealthCheckResponse::SERVING);
+  server_->Signal(SIGTERM);
+  ASSERT_TRUE(reader->Read(&response)) << "who balances load sends new streams until it hears of the stop";
+  EXPECT_EQ(response.status(), health::HealthCheckResponse::NOT_SERVING);
+  while (reader->Read(&response)) {
+  }
+  reader->Finish();
+  EXPECT_EQ(server_->WaitForExit(), 0) << server_->err();
+}
+
 TEST_F(RpcTest, WatchRefusesIntervalsThatMakeNoSense) {
   Start();
   v1::WatchRequest request;
