@@ -55,7 +55,7 @@ class Worker {
   std::future<void> Run(std::function<void()> work) {
     std::packaged_task<void()> task([this, work = std::move(work)] {
       work();
-      Publish();
+      PublishAndFlush();
     });
     std::future<void> done = task.get_future();
     asio::post(io_, std::move(task));
@@ -131,8 +131,12 @@ class Worker {
   }
 
   void EndRound() {
-    Publish();
+    PublishAndFlush();
     context_.dispatches = 0;
+  }
+
+  void PublishAndFlush() {
+    Publish();
     if (std::exchange(context_.sink_touched, false)) sink_->Flush();
   }
 
