@@ -257,6 +257,8 @@ TEST_F(DeliveryTest, AHeartbeatThatDiscordAsksForIsAnswered) {
 
 TEST_F(DeliveryTest, AKilledShardThatKeptItsSessionResumesWithWhatItMissed) {
   Start();
+  // Before READY has come there is no session to keep.
+  ASSERT_TRUE(WaitForState(0, v1::SHARD_STATE_READY));
   grpc::ClientContext kill_context, spawn_context;
   v1::KillRequest kill;
   kill.add_shard_ids(0);
@@ -524,8 +526,9 @@ TEST_F(DeliveryTest, ASubscriberBehindWhatIsKeptGetsOneGapThatCountsTheLoss) {
   ASSERT_TRUE(stream_->WaitFor([](const auto& batches) { return !batches.empty(); }));
   const std::string first_cursor = stream_->batches().front().cursor();
   const uint64_t first_offset = static_cast<uint64_t>(stream_->batches().front().events_size());
-  for (int i = 0; i < 10; ++i) {
-    discord_->EmitTraffic(500);
+  for (int i = 0; i < 25; ++i) {
+    // Far less than what is kept, so that the one that reads is never overtaken.
+    discord_->EmitTraffic(200);
     ASSERT_TRUE(CatchUp(*stream_));
   }
   v1::EventsRequest request;
