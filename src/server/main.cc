@@ -32,7 +32,10 @@ int Run(Config config) {
     simulator::SimulatorOptions options;
     options.guilds = config.simulate_guilds;
     options.rate = config.simulate_rate;
-    options.recommended_shards = config.shard_count.value_or(1);
+    // As Discord does: enough for what one shard may hold.
+    constexpr uint32_t kGuildsPerShard = 1000;
+    options.recommended_shards = config.shard_count.value_or(
+        (config.simulate_guilds + kGuildsPerShard - 1) / kGuildsPerShard);
     options.max_concurrency = 16;
     try {
       discord = std::make_unique<simulator::Simulator>(options);

@@ -7,9 +7,6 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
-#include <fstream>
-#include <iterator>
-
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "server/admin_http.h"
@@ -19,6 +16,7 @@
 #include "server/shard_board.h"
 #include "server/shard_control_service.h"
 #include "server/stats_source.h"
+#include "server/tls_files.h"
 
 namespace shardd::server {
 namespace {
@@ -53,23 +51,13 @@ class ReadinessReporter final : public Waiter {
   bool ready_ = false;
 };
 
-absl::StatusOr<std::string> ReadPem(const char* flag, const std::string& path) {
-  std::ifstream file(path);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file && text.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(flag, ": cannot read '", path, "'"));
-  }
-  return text;
-}
-
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const Config& config) {
   if (config.tls_cert.empty()) return grpc::InsecureServerCredentials();
-  auto certificate = ReadPem("--tls-cert", config.tls_cert);
-  if (!certificate.ok()) return certificate.status();
-  auto key = ReadPem("--tls-key", config.tls_key);
-  if (!key.ok()) return key.status();
+  auto pair = ReadTlsKeyPair(config.tls_cert, config.tls_key);
+  if (!pair.ok()) return pair.status();
   grpc::SslServerCredentialsOptions options;
-  options.pem_key_cert_pairs.push_back({*std::move(key), *std::move(certificate)});
+  options.pem_key_cert_pairs.push_back(
+      {std::move(pair->private_key), std::move(pair->certificate_chain)});
   return grpc::SslServerCredentials(options);
 }
 
@@ -126,7 +114,7 @@ class Server::Parts {
     if (grpc_ == nullptr || port == 0) {
       return absl::UnavailableError(absl::StrCat(
           "cannot listen on ", config_.listen.text,
-          ": is another program using it, or is the certificate wrong? Choose another --listen"));
+          ": is another program using it? Stop that one, or choose another --listen"));
     }
     address_ = WithPort(config_.listen, port);
     fan_out_.Add(std::make_shared<ReadinessReporter>(board_, *grpc_->GetHealthCheckService()));

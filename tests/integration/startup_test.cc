@@ -335,16 +335,23 @@ TEST(StartupTest, ListensOffThisMachineWithACertificateOrWhenTold) {
   }
 }
 
-TEST(StartupTest, RefusesACertificateThatIsNone) {
+TEST(StartupTest, RefusesACertificateThatIsNoneAndAKeyThatDoesNotFit) {
   const simulator::TemporaryFile none(
       "-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n");
-  const auto process =
-      Start(kListenAnywhere + Flags{"--api-url", "http://127.0.0.1:1", "--tls-cert", none.path(),
-                                    "--tls-key", none.path()});
-  const auto code = process->WaitForExit();
-  ASSERT_TRUE(code.has_value());
-  EXPECT_THAT(*code, testing::AnyOf(1, 2));
-  EXPECT_TRUE(process->WaitForLog("certificate")) << process->err();
+  const simulator::Certificate certificate = simulator::MakeCertificate();
+  const simulator::TemporaryFile leaf(certificate.leaf);
+  const simulator::TemporaryFile key(certificate.key);
+  const simulator::TemporaryFile other_key(simulator::MakeCertificate().key);
+  const auto refuses = [](const std::string& cert_path, const std::string& key_path,
+                          const std::string& flag) {
+    const auto process = Start(kListenAnywhere + Flags{"--api-url", "http://127.0.0.1:1", "--tls-cert",
+                                                       cert_path, "--tls-key", key_path});
+    EXPECT_EQ(process->WaitForExit(), 2);
+    EXPECT_TRUE(process->WaitForLog(flag + ": '")) << process->err();
+  };
+  refuses(none.path(), key.path(), "--tls-cert");
+  refuses(leaf.path(), none.path(), "--tls-key");
+  refuses(leaf.path(), other_key.path(), "--tls-key");
 }
 
 // ---- Discord at the start ----
@@ -424,6 +431,14 @@ TEST(StartupTest, SimulatesDiscordWithoutAnythingElse) {
   test::EventStream stream(*stub, test::FromEarliest());
   EXPECT_TRUE(stream.WaitForEvents(150)) << "READY, 100 guilds, and traffic";
   ExpectCleanStop(*process);
+}
+
+TEST(StartupTest, SimulatesAsManyShardsAsTheGuildsNeed) {
+  const auto process = Start(kListenAnywhere + Flags{"--simulate", "--simulate-guilds", "2501"}, "");
+  ASSERT_NE(process->address(), "") << process->err();
+  EXPECT_TRUE(Eventually([&] { return Code(Ask(process->admin_address(), "/readyz")) == 200; }))
+      << process->err();
+  EXPECT_TRUE(process->WaitForLog("shards=3"));
 }
 
 // ---- Stopping ----
