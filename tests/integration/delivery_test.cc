@@ -383,6 +383,9 @@ struct NamedQuirk {
   void (*apply)(simulator::Quirks&);
 };
 
+// For the names of the tests, which CTest lists with their parameters.
+void PrintTo(const NamedQuirk& quirk, std::ostream* out) { *out << quirk.name; }
+
 class QuirkTest : public DeliveryTest, public ::testing::WithParamInterface<NamedQuirk> {};
 
 TEST_P(QuirkTest, DoesNoHarm) {
