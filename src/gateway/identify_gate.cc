@@ -97,9 +97,9 @@ void IdentifyGate::Tick(SteadyTime now) {
   Call(std::move(due));
 }
 
-uint32_t IdentifyGate::remaining() const {
+uint32_t IdentifyGate::remaining(SteadyTime now) const {
   const std::lock_guard lock(mutex_);
-  return remaining_;
+  return resets_at_ && now >= *resets_at_ ? total_ : remaining_;
 }
 
 size_t IdentifyGate::waiting() const {

@@ -50,7 +50,8 @@ class IdentifyGate {
   // while shards wait.
   void Tick(SteadyTime now);
 
-  uint32_t remaining() const;
+  // Starts that Discord still grants.
+  uint32_t remaining(SteadyTime now) const;
   // Shards in the gate: each has an IDENTIFY still to send.
   size_t waiting() const;
 

@@ -222,7 +222,7 @@ class ShardPool::Core {
           "the gateway's address is not known yet: Discord has not answered /gateway/bot");
     }
     const uint32_t needed = StartsNeeded(shard_ids, shard_count);
-    const uint32_t remaining = gate_.remaining();
+    const uint32_t remaining = gate_.remaining(clock_.Steady());
     if (needed > remaining) {
       return absl::ResourceExhaustedError(
           "starting these shards would take the IDENTIFYs that are due to " +
@@ -268,7 +268,7 @@ class ShardPool::Core {
     return infos;
   }
 
-  uint32_t session_starts_remaining() const { return gate_.remaining(); }
+  uint32_t session_starts_remaining() const { return gate_.remaining(clock_.Steady()); }
 
   void Stop(std::chrono::milliseconds timeout) {
     const std::lock_guard lock(control_);

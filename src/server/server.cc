@@ -21,6 +21,13 @@
 namespace shardd::server {
 namespace {
 
+// A client whose machine or network has gone says nothing; without pings it would keep its streams until TCP gives up, hours
+// later. Clients answer pings in their transport, whatever the program on top does.
+constexpr std::chrono::milliseconds kKeepaliveTime{60'000};
+constexpr std::chrono::milliseconds kKeepaliveTimeout{30'000};
+// Clients may ping as often; gRPC's default ends connections that ping more than every 5 minutes.
+constexpr std::chrono::milliseconds kShortestClientPing{5'000};
+
 // How long gRPC may take once our own streams have ended.
 constexpr std::chrono::milliseconds kGrpcShutdownGrace{500};
 
@@ -107,6 +114,11 @@ class Server::Parts {
     grpc::ServerBuilder builder;
     // Two servers on one port would each get some of the calls; a port in use must be an error.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(kKeepaliveTime.count()));
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(kKeepaliveTimeout.count()));
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                               static_cast<int>(kShortestClientPing.count()));
     int port = 0;
     builder.AddListeningPort(config_.listen.text, *credentials, &port);
     builder.RegisterService(&service_);

@@ -9,7 +9,7 @@
 
 namespace shardd::server {
 
-// All of shardd but the process around it: log, shards, gRPC and admin listeners. Thread-safe.
+// All of shardd but the process around it: log, shards, gRPC and admin listeners. Made, stopped and destroyed by one thread.
 class Server {
  public:
   // Listens, then begins to ask Discord for the gateway. `on_fatal` is called at most once, on some thread, when the process

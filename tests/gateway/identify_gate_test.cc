@@ -89,17 +89,17 @@ TEST_F(IdentifyGateTest, TheBudgetIsNeverOverspent) {
   EXPECT_THAT(admitted_, ElementsAre(0, 1, 2));
   Identify(0);
   Identify(1);
-  EXPECT_EQ(gate_.remaining(), 1u);
+  EXPECT_EQ(gate_.remaining(now_), 1u);
   EXPECT_EQ(admitted_.size(), 3u);
   Leave(2);
   EXPECT_THAT(admitted_, ElementsAre(0, 1, 2, 3));
   Identify(3);
-  EXPECT_EQ(gate_.remaining(), 0u);
+  EXPECT_EQ(gate_.remaining(now_), 0u);
   Advance(59min);
   EXPECT_EQ(admitted_.size(), 4u);
   Advance(1min);
   EXPECT_EQ(admitted_.size(), 16u);
-  EXPECT_EQ(gate_.remaining(), 1000u);
+  EXPECT_EQ(gate_.remaining(now_), 1000u);
 }
 
 TEST_F(IdentifyGateTest, StartsSpentWhileTheAnswerWasOnItsWayAreTakenOff) {
@@ -109,10 +109,10 @@ TEST_F(IdentifyGateTest, StartsSpentWhileTheAnswerWasOnItsWayAreTakenOff) {
   Advance(100ms);
   Identify(0);
   gate_.SetLimits(1, 1000, 10, 0ms, read_at, now_);
-  EXPECT_EQ(gate_.remaining(), 9u);
+  EXPECT_EQ(gate_.remaining(now_), 9u);
   Advance(1s);
   gate_.SetLimits(1, 1000, 9, 0ms, now_, now_);
-  EXPECT_EQ(gate_.remaining(), 9u);
+  EXPECT_EQ(gate_.remaining(now_), 9u);
 }
 
 TEST_F(IdentifyGateTest, AnotherConcurrencyRegroupsWithoutDoubleAdmission) {
@@ -163,11 +163,18 @@ TEST_F(IdentifyGateTest, AThousandShardsTakeOneWindowForSixteen) {
     gate_.Identified(tickets[shard], now_);
   }
   EXPECT_EQ(count, 1000u);
-  EXPECT_EQ(gate_.remaining(), 0u);
+  EXPECT_EQ(gate_.remaining(now_), 0u);
   EXPECT_EQ(now_ - start, 5100ms * 62);  // ceil(1000 / 16) = 63 sends, 62 windows between them
   for (const auto& [bucket, times] : sent) {
     for (size_t i = 1; i < times.size(); ++i) EXPECT_GE(times[i] - times[i - 1], 5100ms);
   }
+}
+
+// Nobody waits in the gate, so nobody calls Tick.
+TEST_F(IdentifyGateTest, ANewDayOfStartsIsKnownWithoutATick) {
+  Limits(1, 0, 10s);
+  EXPECT_EQ(gate_.remaining(now_ + 9s), 0u);
+  EXPECT_EQ(gate_.remaining(now_ + 10s), 1000u);
 }
 
 }  // namespace

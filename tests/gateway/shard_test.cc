@@ -90,7 +90,7 @@ TEST_F(ShardTest, BecomesReadyAndHandsOnDispatches) {
   EXPECT_THAT(last().url, StartsWith("ws://main.example/?v=10"));
   EXPECT_THAT(last().written, ElementsAre(HasSubstr("\"op\":2")));
   EXPECT_THAT(recorder_.Dispatches({0, 1}, 1), SizeIs(2));
-  EXPECT_EQ(gate_.remaining(), 9u);
+  EXPECT_EQ(gate_.remaining(clock_.Steady()), 9u);
 }
 
 TEST_F(ShardTest, WritesComeOneAfterTheOther) {
