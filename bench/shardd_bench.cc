@@ -54,7 +54,8 @@ Spread Repeat(Measure measure) {
 }
 
 void Print(const char* what, const Spread& spread, const char* unit) {
-  std::printf("%-52s %8.3f %s (%.3f to %.3f)\n", what, spread.median, unit, spread.low, spread.high);
+  std::printf("%-52s %8.3f %s (%.3f to %.3f)\n", what, spread.median, unit, spread.low,
+              spread.high);
 }
 
 events::NewEvent EventWith(std::string_view data) {
@@ -194,9 +195,7 @@ class Delivery {
   const std::string& address() const { return address_; }
   events::Log& log() { return *log_; }
 
-  int subscribers() const {
-    return static_cast<int>(fan_out_.waiters().size());
-  }
+  int subscribers() const { return static_cast<int>(fan_out_.waiters().size()); }
 
   uint64_t longest_lag() const {
     uint64_t lag = 0;
@@ -268,7 +267,8 @@ void BenchDelivery(int subscribers) {
     }
     const std::string to = " to " + std::to_string(subscribers);
     const auto backlog = [&] {
-      return Deliver(delivery, subscribers, 400'000 / static_cast<size_t>(subscribers + 3), 256, {});
+      return Deliver(delivery, subscribers, 400'000 / static_cast<size_t>(subscribers + 3), 256,
+                     {});
     };
     const auto live = [&] {
       return Deliver(delivery, subscribers, 2000, 5, std::chrono::milliseconds(1));

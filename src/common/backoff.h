@@ -11,8 +11,8 @@ struct BackoffOptions {
   std::chrono::milliseconds longest{60'000};
 };
 
-// Delays between attempts: doubling from `first` up to `longest`, each drawn evenly from its upper half, so
-// that many shards which failed together do not come back together. Thread-compatible.
+// Delays between attempts: doubling from `first` up to `longest`, each drawn evenly from its upper
+// half, so that many shards which failed together do not come back together. Thread-compatible.
 class Backoff {
  public:
   explicit Backoff(BackoffOptions options, uint64_t seed = std::random_device{}());

@@ -22,9 +22,9 @@ inline std::string ToString(ShardId shard) {
   return std::to_string(shard.id) + "/" + std::to_string(shard.count);
 }
 
-// The shard that gets a guild's events: https://discord.com/developers/docs/events/gateway#sharding.
-// Guild 0, which stands for "no guild", belongs to shard 0, as events without a guild do.
-// REQUIRES: shard_count > 0.
+// The shard that gets a guild's events:
+// https://discord.com/developers/docs/events/gateway#sharding. Guild 0, which stands for "no
+// guild", belongs to shard 0, as events without a guild do. REQUIRES: shard_count > 0.
 inline uint32_t ShardForGuild(uint64_t guild_id, uint32_t shard_count) {
   return static_cast<uint32_t>((guild_id >> 22) % shard_count);
 }

@@ -8,7 +8,8 @@
 namespace shardd::events {
 
 uint32_t Crc32c(const void* bytes, size_t size, uint32_t seed) {
-  // ISA-L leaves the two inversions of the standard to the caller, takes an int for the size, and does not write.
+  // ISA-L leaves the two inversions of the standard to the caller, takes an int for the size, and
+  // does not write.
   auto* next = static_cast<unsigned char*>(const_cast<void*>(bytes));
   uint32_t crc = ~seed;
   while (size > 0) {

@@ -33,7 +33,8 @@ absl::StatusOr<Cursor> ParseCursor(std::string_view text) {
   const absl::Status malformed = absl::InvalidArgumentError(
       "the cursor is not one of shardd's: pass EventBatch.cursor as it came, or start with `from`");
   std::string bytes;
-  if (text.size() != kCursorTextBytes || !absl::WebSafeBase64Unescape({text.data(), text.size()}, &bytes) ||
+  if (text.size() != kCursorTextBytes ||
+      !absl::WebSafeBase64Unescape({text.data(), text.size()}, &bytes) ||
       bytes.size() != sizeof(Wire)) {
     return malformed;
   }

@@ -12,19 +12,22 @@ static_assert(std::endian::native == std::endian::little, "segments are little-e
 // What an index entry describes. Readers skip what they do not know.
 enum class EntryKind : uint8_t { kNone = 0, kEvent = 1 };
 
-// The fixed-size entry beside each event: all that a filter, a statistic or a recovery needs, so that neither touches
-// the event's bytes. This is the layout in the segment: fields and sizes do not change within a format version.
+// The fixed-size entry beside each event: all that a filter, a statistic or a recovery needs, so
+// that neither touches the event's bytes. This is the layout in the segment: fields and sizes do
+// not change within a format version.
 struct IndexEntry {
-  uint32_t position = 0;       // of the record, from the segment's start
-  uint32_t length = 0;         // of the record: tag, length and Event
-  uint32_t record_crc = 0;     // CRC-32C of the record behind its offset field; the offset stands in this entry
-  uint32_t entry_crc = 0;      // CRC-32C of this entry with this field 0
+  uint32_t position = 0;  // of the record, from the segment's start
+  uint32_t length = 0;    // of the record: tag, length and Event
+  uint32_t record_crc =
+      0;  // CRC-32C of the record behind its offset field; the offset stands in this entry
+  uint32_t entry_crc = 0;  // CRC-32C of this entry with this field 0
   EntryKind kind = EntryKind::kNone;
   uint8_t flags = 0;
   uint16_t shard_id = 0;
   uint16_t shard_count = 0;
-  uint16_t data_position = 0;  // of Event.data's first byte, from the record's start; it ends where the record ends
-  uint32_t type_hash = 0;      // TypeHash(Event.type)
+  uint16_t data_position =
+      0;  // of Event.data's first byte, from the record's start; it ends where the record ends
+  uint32_t type_hash = 0;  // TypeHash(Event.type)
   uint32_t session = 0;
   uint64_t offset = 0;
   uint64_t guild_id = 0;
@@ -34,10 +37,11 @@ struct IndexEntry {
   uint32_t data_size() const { return length - data_position; }
 };
 static_assert(sizeof(IndexEntry) == 64 && std::is_trivially_copyable_v<IndexEntry>);
-static_assert(std::has_unique_object_representations_v<IndexEntry>, "padding would be outside any meaning of the CRC");
+static_assert(std::has_unique_object_representations_v<IndexEntry>,
+              "padding would be outside any meaning of the CRC");
 
-// 32-bit FNV-1a. Types are compared by name where hashes agree, so it need not be perfect; it must never change, since
-// it is on disk.
+// 32-bit FNV-1a. Types are compared by name where hashes agree, so it need not be perfect; it must
+// never change, since it is on disk.
 constexpr uint32_t TypeHash(std::string_view type) {
   uint32_t hash = 2166136261u;
   for (const char c : type) hash = (hash ^ static_cast<uint8_t>(c)) * 16777619u;

@@ -18,10 +18,12 @@ uint64_t RandomLogId() {
 }
 
 // The end of the longest run from `first` on that keeps to the limits, but for its first event.
-uint32_t EndOfRun(const Segment& segment, uint32_t first, uint32_t count, const ReadLimits& limits) {
+uint32_t EndOfRun(const Segment& segment, uint32_t first, uint32_t count,
+                  const ReadLimits& limits) {
   const uint32_t most = std::min<uint64_t>(count, uint64_t{first} + limits.max_events);
   const uint64_t byte_limit = uint64_t{segment.entry(first).position} + limits.max_bytes;
-  // Positions grow with the index, so the first event that ends behind the limit is found by halving.
+  // Positions grow with the index, so the first event that ends behind the limit is found by
+  // halving.
   uint32_t low = first + 1;
   uint32_t high = most;
   while (low < high) {
@@ -185,10 +187,11 @@ int64_t Log::ReceivedLocked(uint64_t offset) const {
 }
 
 size_t Log::CountRetiredPinned() const {
-  return static_cast<size_t>(std::count_if(retired_.begin(), retired_.end(), [](const auto& segment) {
-    const auto alive = segment.lock();
-    return alive != nullptr && alive->pinned();
-  }));
+  return static_cast<size_t>(
+      std::count_if(retired_.begin(), retired_.end(), [](const auto& segment) {
+        const auto alive = segment.lock();
+        return alive != nullptr && alive->pinned();
+      }));
 }
 
 size_t Log::retired_pinned() const {

@@ -31,8 +31,8 @@ inline constexpr uint64_t kMaxSegmentBytes = uint64_t{1} << 30;
 
 struct ReadLimits {
   uint32_t max_events = 4096;
-  uint32_t max_bytes = 64 << 10;     // soft: one larger event is read whole, alone
-  uint32_t max_event_bytes = 0;      // an event with larger data is read without it; 0: no limit
+  uint32_t max_bytes = 64 << 10;  // soft: one larger event is read whole, alone
+  uint32_t max_event_bytes = 0;   // an event with larger data is read without it; 0: no limit
 };
 
 // What a read found: events [first, next), as bytes that are a valid serialised EventBatch.
@@ -52,22 +52,24 @@ struct Run {
   uint64_t events() const { return next - first; }
 };
 
-// All events in one order, bounded by `retain_bytes`; in memory. Thread-safe: workers append, each its own Round; readers
-// read at any position. Readers never hold up a writer beyond the look-up of a segment, and a writer never waits for a reader.
+// All events in one order, bounded by `retain_bytes`; in memory. Thread-safe: workers append, each
+// its own Round; readers read at any position. Readers never hold up a writer beyond the look-up of
+// a segment, and a writer never waits for a reader.
 class Log {
  public:
   static absl::StatusOr<std::unique_ptr<Log>> Open(const LogOptions& options);
 
-  // Gives the round's events their offsets and publishes them, in order and without others between them, then clears it.
-  // There is nothing sensible to go on with when memory for a segment is refused: it says so and aborts the process, and
-  // Discord sends what came after the last heartbeat again.
+  // Gives the round's events their offsets and publishes them, in order and without others between
+  // them, then clears it. There is nothing sensible to go on with when memory for a segment is
+  // refused: it says so and aborts the process, and Discord sends what came after the last
+  // heartbeat again.
   void Append(Round& round);
 
   // Called after each append, on the appending thread; must not block. Set before the first append.
   void SetListener(std::function<void()> listener) { listener_ = std::move(listener); }
 
-  // Events from `from` on: from the oldest kept one where `from` has left the log, so `first` > `from` is a gap.
-  // Empty at the end of the log. REQUIRES: from <= end().
+  // Events from `from` on: from the oldest kept one where `from` has left the log, so `first` >
+  // `from` is a gap. Empty at the end of the log. REQUIRES: from <= end().
   Run Read(uint64_t from, const ReadLimits& limits) const;
 
   LogId id() const { return id_; }
@@ -88,8 +90,9 @@ class Log {
   // When the event at `offset` was received; 0 if the log does not hold it.
   int64_t ReceivedUnixNanos(uint64_t offset) const;
 
-  // Segments that have left the ring while a reader holds their bytes. When there are this many, readers are told to copy
-  // (Run::ageing), so that stalled readers cannot pin more than one ring's worth beside the ring.
+  // Segments that have left the ring while a reader holds their bytes. When there are this many,
+  // readers are told to copy (Run::ageing), so that stalled readers cannot pin more than one ring's
+  // worth beside the ring.
   static constexpr size_t kMaxRetiredPinned = 2;
   size_t retired_pinned() const;
 
@@ -109,7 +112,8 @@ class Log {
 
   std::mutex append_mutex_;  // taken before ring_mutex_
   mutable std::mutex ring_mutex_;
-  // By base offset; the last one is written to. Changed under both locks, so either is enough to look.
+  // By base offset; the last one is written to. Changed under both locks, so either is enough to
+  // look.
   std::deque<std::shared_ptr<Segment>> ring_;
   uint64_t ring_bytes_ = 0;                      // memory of the segments in ring_
   std::vector<std::weak_ptr<Segment>> retired_;  // left the ring while pinned

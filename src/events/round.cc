@@ -28,7 +28,8 @@ constexpr size_t kTagBytes = 1;
 constexpr size_t kFixed64Bytes = 8;
 constexpr size_t kMaxVarintBytes = 10;
 
-// Everything of an Event but the characters of `type` and `data`: two fixed64, eight varints (two of them lengths)...
+// Everything of an Event but the characters of `type` and `data`: two fixed64, eight varints (two
+// of them lengths)...
 constexpr size_t kMaxHeadBytes = 11 * kTagBytes + 2 * kFixed64Bytes + 8 * kMaxVarintBytes;
 // ...and the record's own tag and length.
 constexpr size_t kMaxRecordOverhead = kMaxHeadBytes + kTagBytes + kMaxVarintBytes;
@@ -52,8 +53,8 @@ uint8_t* WriteBytes(int field, std::string_view value, uint8_t* out) {
   return out + value.size();
 }
 
-// All fields but `offset`, which stands before them, and `data`, which comes last: a reader that wants no large data
-// gets the rest as it is.
+// All fields but `offset`, which stands before them, and `data`, which comes last: a reader that
+// wants no large data gets the rest as it is.
 uint8_t* WriteHead(const NewEvent& event, uint8_t* out) {
   out = WriteVarint(Event::kShardIdFieldNumber, event.shard.id, out);
   out = WriteVarint(Event::kShardCountFieldNumber, event.shard.count, out);

@@ -26,12 +26,13 @@ struct NewEvent {
 
 // Discord's longest type name has 38 characters.
 inline constexpr size_t kMaxTypeBytes = 64;
-// Above the largest message that a shard takes from Discord, and far below what 32-bit positions can hold.
+// Above the largest message that a shard takes from Discord, and far below what 32-bit positions
+// can hold.
 inline constexpr size_t kMaxDataBytes = size_t{256} << 20;
 
-// The events of one round of a worker, encoded into the log's final form, all but the offsets: those are given when the
-// round is appended, under the log's lock. Reused from round to round, so it settles at the size of the largest one.
-// Thread-compatible; owned by one worker.
+// The events of one round of a worker, encoded into the log's final form, all but the offsets:
+// those are given when the round is appended, under the log's lock. Reused from round to round, so
+// it settles at the size of the largest one. Thread-compatible; owned by one worker.
 class Round {
  public:
   // REQUIRES: event.type and event.data are within their bounds.
@@ -57,8 +58,8 @@ class Round {
 // Where Event.offset's eight bytes stand in a record.
 size_t OffsetPosition(const uint8_t* record);
 
-// The record of `entry` as it goes to a reader that does not want `data` that large: with empty `data`, and `data_bytes` as it
-// was.
+// The record of `entry` as it goes to a reader that does not want `data` that large: with empty
+// `data`, and `data_bytes` as it was.
 std::string WithoutData(std::string_view record, const IndexEntry& entry);
 
 }  // namespace shardd::events

@@ -14,7 +14,8 @@
 namespace shardd::events {
 namespace {
 
-// The first bytes of a segment. Readers refuse a format version or an incompatible feature that they do not know.
+// The first bytes of a segment. Readers refuse a format version or an incompatible feature that
+// they do not know.
 struct Header {
   char magic[8];
   uint32_t format_version;
@@ -42,7 +43,8 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Create(size_t size) {
         absl::StrCat("no memory for a log segment of ", size, " bytes: ", std::strerror(errno),
                      ". Lower --retain-bytes or raise the process's memory limit"));
   }
-  // First touch of a small page costs five times what the copy into it does; a failure costs only that.
+  // First touch of a small page costs five times what the copy into it does; a failure costs only
+  // that.
   madvise(memory, size, MADV_HUGEPAGE);
   return std::shared_ptr<Segment>(new Segment(static_cast<uint8_t*>(memory), size));
 }
@@ -129,7 +131,8 @@ SegmentPin& SegmentPin::operator=(SegmentPin&& other) noexcept {
 }
 
 void SegmentPin::Release() {
-  // Release: what this reader read happens before the writer, which checks pinned(), writes there again.
+  // Release: what this reader read happens before the writer, which checks pinned(), writes there
+  // again.
   if (segment_) segment_->pins_.fetch_sub(1, std::memory_order_release);
   segment_.reset();
 }

@@ -18,9 +18,10 @@ namespace shardd::events {
 //
 //   | header page | bytes area, growing up -->  ...free...  <-- growing down, index area |
 //
-// The bytes area holds nothing but `EventBatch.events` entries (tag, length, Event) back to back, so any run of them is a
-// valid serialised EventBatch. The index area holds one IndexEntry an event; entry i stands at the end minus (i + 1)
-// entries. An event exists once its entry is published; the bytes and the entry are written before.
+// The bytes area holds nothing but `EventBatch.events` entries (tag, length, Event) back to back,
+// so any run of them is a valid serialised EventBatch. The index area holds one IndexEntry an
+// event; entry i stands at the end minus (i + 1) entries. An event exists once its entry is
+// published; the bytes and the entry are written before.
 //
 // One writer at a time, under the log's lock; any number of readers beside it.
 class Segment {
@@ -34,23 +35,27 @@ class Segment {
   }
 
   // What Create makes of `size`: whole pages.
-  static constexpr size_t RoundUp(size_t size) { return (size + kPageBytes - 1) / kPageBytes * kPageBytes; }
+  static constexpr size_t RoundUp(size_t size) {
+    return (size + kPageBytes - 1) / kPageBytes * kPageBytes;
+  }
 
-  // Reserves `size` bytes of anonymous memory, rounded up; RESOURCE_EXHAUSTED when the system has none.
+  // Reserves `size` bytes of anonymous memory, rounded up; RESOURCE_EXHAUSTED when the system has
+  // none.
   static absl::StatusOr<std::shared_ptr<Segment>> Create(size_t size);
   ~Segment();
 
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
-  // Makes it empty, for events from `base_offset` on. REQUIRES: no reader has a pin, and none can get one.
+  // Makes it empty, for events from `base_offset` on. REQUIRES: no reader has a pin, and none can
+  // get one.
   void Begin(LogId log, uint64_t base_offset);
 
   // How many of `entries` (of a round) fit behind what is here.
   size_t CountFitting(std::span<const IndexEntry> entries) const;
 
-  // Copies those events of `round` and publishes them, with offsets from base_offset() + count() on.
-  // REQUIRES: CountFitting(entries) == entries.size().
+  // Copies those events of `round` and publishes them, with offsets from base_offset() + count()
+  // on. REQUIRES: CountFitting(entries) == entries.size().
   void Append(const Round& round, std::span<const IndexEntry> entries);
 
   uint64_t base_offset() const { return base_offset_; }
@@ -84,8 +89,8 @@ class Segment {
   std::atomic<uint32_t> pins_ = 0;
 };
 
-// Keeps a segment's bytes where they are: it is neither recycled nor unmapped while a pin exists. May be released on any
-// thread, also after the log is gone.
+// Keeps a segment's bytes where they are: it is neither recycled nor unmapped while a pin exists.
+// May be released on any thread, also after the log is gone.
 class SegmentPin {
  public:
   SegmentPin() = default;

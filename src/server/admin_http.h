@@ -10,7 +10,8 @@
 
 namespace shardd::server {
 
-// GET /healthz and /readyz for load balancers and kubelets, over plain HTTP, on a thread of its own.
+// GET /healthz and /readyz for load balancers and kubelets, over plain HTTP, on a thread of its
+// own.
 class AdminHttp {
  public:
   // `why_not_ready` answers "" when the server is ready; called on the thread of this object.

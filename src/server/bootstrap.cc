@@ -52,8 +52,8 @@ void Bootstrap::Run(std::stop_token stop) {
       const auto shards = director_.Spawn({}, 0);
       if (shards.ok()) {
         board_.SetStarting(false);
-        log::Info("starting shards", {{"shards", shards->size()},
-                                      {"shard_count", director_.overview().shard_count}});
+        log::Info("starting shards",
+                  {{"shards", shards->size()}, {"shard_count", director_.overview().shard_count}});
         return;
       }
       if (absl::IsInvalidArgument(shards.status())) {

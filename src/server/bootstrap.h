@@ -10,12 +10,12 @@
 
 namespace shardd::server {
 
-// Asks Discord for the gateway when the server starts, until it answers, and then spawns the wanted shards. Runs on a thread
-// of its own, beside a server that answers RPCs already.
+// Asks Discord for the gateway when the server starts, until it answers, and then spawns the wanted
+// shards. Runs on a thread of its own, beside a server that answers RPCs already.
 class Bootstrap {
  public:
-  // `on_fatal` is called with the process's exit code where asking again cannot help: 3, the token is rejected; 2, the flags
-  // do not fit what Discord says.
+  // `on_fatal` is called with the process's exit code where asking again cannot help: 3, the token
+  // is rejected; 2, the flags do not fit what Discord says.
   Bootstrap(gateway::RestOptions rest, bool spawn, ShardDirector& director, ShardBoard& board,
             std::function<void(int exit_code)> on_fatal);
   // Stops asking.

@@ -12,7 +12,8 @@ namespace {
 
 void ReleasePin(void* pin) { delete static_cast<events::SegmentPin*>(pin); }
 
-// The run's bytes for gRPC: where they stand in the log, held there until gRPC has sent them; or a copy.
+// The run's bytes for gRPC: where they stand in the log, held there until gRPC has sent them; or a
+// copy.
 grpc::Slice ToSlice(events::Run run) {
   const std::string_view bytes = run.bytes();
   if (!run.pin || run.ageing) return grpc::Slice(bytes.data(), bytes.size());
@@ -77,8 +78,8 @@ SteadyTime EventsReactor::PumpLocked(SteadyTime now) {
 }
 
 void EventsReactor::WriteLocked(events::Run run, SteadyTime now) {
-  // Everything of the batch but its events, which stand before it as one run: protobuf takes the fields of a message in any
-  // number of pieces.
+  // Everything of the batch but its events, which stand before it as one run: protobuf takes the
+  // fields of a message in any number of pieces.
   v1::EventBatch rest;
   if (gap_.has_value()) {
     *rest.mutable_gap() = *std::move(gap_);
@@ -125,7 +126,8 @@ void EventsReactor::OnWriteDone(bool ok) {
     return;
   }
   PumpLocked(SteadyClock::now());
-  // The fan-out thread does not know of a deadline that was set here. (The one for progress may slip by its nap.)
+  // The fan-out thread does not know of a deadline that was set here. (The one for progress may
+  // slip by its nap.)
   if (batch_deadline_.has_value()) fan_out_.Signal();
 }
 

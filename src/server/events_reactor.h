@@ -25,11 +25,12 @@ struct EventsStart {
   std::chrono::milliseconds max_delay{0};
 };
 
-// One stream of Events: a position in the log. Writes runs of the log as they stand, one message at a time; the next one is
-// read when HTTP/2 has taken the last, so a reader that does not keep up holds nothing but its position and one message.
+// One stream of Events: a position in the log. Writes runs of the log as they stand, one message at
+// a time; the next one is read when HTTP/2 has taken the last, so a reader that does not keep up
+// holds nothing but its position and one message.
 //
-// Woken by the fan-out thread, and by gRPC when a message is taken; mutex_ keeps the two apart. Owned by gRPC until OnDone,
-// and by the fan-out.
+// Woken by the fan-out thread, and by gRPC when a message is taken; mutex_ keeps the two apart.
+// Owned by gRPC until OnDone, and by the fan-out.
 class EventsReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                             public OpenStream,
                             public std::enable_shared_from_this<EventsReactor> {
@@ -48,7 +49,8 @@ class EventsReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnCancel() override;
   void OnDone() override;
 
-  // A stream with nothing to deliver still says where it stands, within 5 s (FanOut::kLongestNap included).
+  // A stream with nothing to deliver still says where it stands, within 5 s (FanOut::kLongestNap
+  // included).
   static constexpr std::chrono::milliseconds kProgressInterval{4000};
 
  private:

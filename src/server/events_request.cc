@@ -33,7 +33,8 @@ absl::Status CheckSupported(const v1::EventsRequest& request) {
   return absl::OkStatus();
 }
 
-// A cursor that this log cannot go on from: the stream starts at the oldest kept event, and says so.
+// A cursor that this log cannot go on from: the stream starts at the oldest kept event, and says
+// so.
 void StartWithGap(v1::GapReason reason, const std::string& from, const events::Log& log,
                   EventsStart& start) {
   start.position = log.oldest();
@@ -50,9 +51,9 @@ absl::StatusOr<EventsStart> ResolveEventsRequest(const v1::EventsRequest& reques
   if (auto status = CheckSupported(request); !status.ok()) return status;
 
   EventsStart start;
-  start.limits.max_events =
-      request.max_batch_events() == 0 ? kMaxBatchEvents
-                                      : std::min(request.max_batch_events(), kMaxBatchEvents);
+  start.limits.max_events = request.max_batch_events() == 0
+                                ? kMaxBatchEvents
+                                : std::min(request.max_batch_events(), kMaxBatchEvents);
   start.limits.max_bytes = request.max_batch_bytes() == 0
                                ? kDefaultBatchBytes
                                : std::min(request.max_batch_bytes(), kMaxBatchBytes);

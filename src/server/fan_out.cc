@@ -32,7 +32,8 @@ std::vector<std::shared_ptr<Waiter>> FanOut::waiters() const {
 
 void FanOut::Signal() {
   if (signalled_.exchange(true, std::memory_order_acq_rel)) return;
-  // The empty critical section keeps the signal from falling between the thread's check and its wait.
+  // The empty critical section keeps the signal from falling between the thread's check and its
+  // wait.
   { const std::lock_guard lock(mutex_); }
   wake_.notify_one();
 }
@@ -52,8 +53,8 @@ void FanOut::Run() {
   while (!stopping_) {
     const SteadyTime until = std::min(deadline, SteadyClock::now() + kLongestNap);
     wake_.wait_until(lock, until, [this] { return stopping_ || signalled_.load(); });
-    // Before the walk: what is signalled during it is walked for again. An exchange, not a store: whoever has found the flag
-    // set goes away, so the walk must see what was there before.
+    // Before the walk: what is signalled during it is walked for again. An exchange, not a store:
+    // whoever has found the flag set goes away, so the walk must see what was there before.
     signalled_.exchange(false, std::memory_order_acq_rel);
     const std::shared_ptr<const Waiters> waiters = waiters_;
     lock.unlock();

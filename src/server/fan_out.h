@@ -16,14 +16,15 @@ class Waiter {
  public:
   virtual ~Waiter() = default;
 
-  // News may be there, or the time that the last call asked for has come. Returns when to be called at the latest. Called on
-  // the fan-out thread alone; may write to a stream, and must not block otherwise.
+  // News may be there, or the time that the last call asked for has come. Returns when to be called
+  // at the latest. Called on the fan-out thread alone; may write to a stream, and must not block
+  // otherwise.
   virtual SteadyTime OnWake(SteadyTime now) = 0;
 };
 
-// One thread that wakes all waiters. Whoever has news calls Signal, which costs one atomic exchange while a wake-up is
-// already on its way; so a burst of appends becomes one walk over the streams, and no ingest thread ever writes to one.
-// Thread-safe.
+// One thread that wakes all waiters. Whoever has news calls Signal, which costs one atomic exchange
+// while a wake-up is already on its way; so a burst of appends becomes one walk over the streams,
+// and no ingest thread ever writes to one. Thread-safe.
 class FanOut {
  public:
   FanOut();
@@ -37,7 +38,8 @@ class FanOut {
   void Signal();
   void Stop();
 
-  // Nobody waits longer than this for a call, so a waiter may let a deadline slip by as much rather than signal.
+  // Nobody waits longer than this for a call, so a waiter may let a deadline slip by as much rather
+  // than signal.
   static constexpr std::chrono::milliseconds kLongestNap{500};
 
  private:

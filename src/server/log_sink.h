@@ -10,8 +10,9 @@
 
 namespace shardd::server {
 
-// Carries what one worker's shards say into the log: dispatches as they are, and what shardd itself has to say about a
-// shard as SHARDD_ events (documented in the proto). Owned by the worker, used on its thread alone.
+// Carries what one worker's shards say into the log: dispatches as they are, and what shardd itself
+// has to say about a shard as SHARDD_ events (documented in the proto). Owned by the worker, used
+// on its thread alone.
 class LogSink final : public gateway::EventSink {
  public:
   // `on_state_change` is called after the board knows of a change; must not block.
@@ -22,7 +23,8 @@ class LogSink final : public gateway::EventSink {
   void OnSessionLost(const gateway::LostSession& lost) override;
   void Flush() override;
 
-  // A round that grows beyond this goes into the log before the worker's round ends, as in a storm of GUILD_CREATEs.
+  // A round that grows beyond this goes into the log before the worker's round ends, as in a storm
+  // of GUILD_CREATEs.
   static constexpr size_t kMaxRoundBytes = size_t{256} << 10;
 
  private:
@@ -32,7 +34,8 @@ class LogSink final : public gateway::EventSink {
   ShardBoard& board_;
   const std::function<void()> on_state_change_;
   events::Round round_;
-  // For the board, which hears of them when the pool shows them: the board calls watchers, who then look at the pool.
+  // For the board, which hears of them when the pool shows them: the board calls watchers, who then
+  // look at the pool.
   std::vector<gateway::ShardInfo> changed_;
 };
 

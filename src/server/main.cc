@@ -1,10 +1,13 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <system_error>
+#include <thread>
 
 #include "common/log.h"
 #include "common/status.h"
@@ -23,6 +26,19 @@ sigset_t StopSignals() {
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
   return signals;
+}
+
+// Beyond --drain-timeout, for what has been cut to end.
+constexpr std::chrono::seconds kStopGrace{2};
+
+// Ends the process when a stop takes longer than it may: whatever hangs, sessions are closed by
+// then, and a supervisor should not have to wait.
+void EndAfter(std::chrono::milliseconds time, int exit_code) {
+  std::thread([time, exit_code] {
+    std::this_thread::sleep_for(time);
+    log::Warn("the stop takes too long; ending now");
+    std::_Exit(exit_code);
+  }).detach();
 }
 
 int Run(Config config) {
@@ -44,8 +60,8 @@ int Run(Config config) {
       return kExitFailed;
     }
     config.api_url = discord->api_url();
-    log::Info("simulating Discord", {{"api_url", config.api_url},
-                                     {"guilds", config.simulate_guilds}});
+    log::Info("simulating Discord",
+              {{"api_url", config.api_url}, {"guilds", config.simulate_guilds}});
   }
   log::Warn("events are kept in memory in this version: they last as long as the process");
 
@@ -71,6 +87,7 @@ int Run(Config config) {
   // A second signal ends the process at once.
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   log::Info("stopping", {{"signal", signal}});
+  EndAfter(config.drain_timeout + kStopGrace, exit_code);
   (*server)->Stop();
   log::Info("stopped");
   return exit_code;

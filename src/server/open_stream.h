@@ -8,7 +8,8 @@ namespace shardd::server {
 // A server-streaming RPC while it is open: woken by the fan-out, and ended when the server stops.
 class OpenStream : public Waiter {
  public:
-  // The server stops: deliver what is there, then end with UNAVAILABLE / SERVER_STOPPING. Thread-safe.
+  // The server stops: deliver what is there, then end with UNAVAILABLE / SERVER_STOPPING.
+  // Thread-safe.
   virtual void BeginStop() = 0;
 
   // For Stats: true, and `subscriber` filled in, where the stream reads the log. Thread-safe.

@@ -1,7 +1,7 @@
 #include "server/rpc_error.h"
 
-#include <grpcpp/support/status.h>
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
 
 #include "absl/strings/cord.h"
 

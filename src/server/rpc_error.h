@@ -46,7 +46,8 @@ absl::Status WithReason(absl::Status status, std::string_view reason,
 // "" where there is none.
 std::string ReasonOf(const absl::Status& status);
 
-// The only place where a failure becomes gRPC's: its code and message, and the reason in the call's trailing metadata.
+// The only place where a failure becomes gRPC's: its code and message, and the reason in the call's
+// trailing metadata.
 grpc::Status ToGrpc(const absl::Status& status, grpc::CallbackServerContext& context);
 
 }  // namespace shardd::server

@@ -21,11 +21,9 @@
 namespace shardd::server {
 namespace {
 
-// A client whose machine or network has gone says nothing; without pings it would keep its streams until TCP gives up, hours
-// later. Clients answer pings in their transport, whatever the program on top does.
-constexpr std::chrono::milliseconds kKeepaliveTime{60'000};
-constexpr std::chrono::milliseconds kKeepaliveTimeout{30'000};
-// Clients may ping as often; gRPC's default ends connections that ping more than every 5 minutes.
+// Clients may ping this often to notice a server that has gone; gRPC's default ends connections
+// that ping more than every 5 minutes. The server itself pings nobody: with keepalive on, gRPC has
+// Linux end the connection of a client that is merely stopped for a while (TCP_USER_TIMEOUT).
 constexpr std::chrono::milliseconds kShortestClientPing{5'000};
 
 // How long gRPC may take once our own streams have ended.
@@ -114,8 +112,6 @@ class Server::Parts {
     grpc::ServerBuilder builder;
     // Two servers on one port would each get some of the calls; a port in use must be an error.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(kKeepaliveTime.count()));
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(kKeepaliveTimeout.count()));
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                                static_cast<int>(kShortestClientPing.count()));
@@ -124,9 +120,9 @@ class Server::Parts {
     builder.RegisterService(&service_);
     grpc_ = builder.BuildAndStart();
     if (grpc_ == nullptr || port == 0) {
-      return absl::UnavailableError(absl::StrCat(
-          "cannot listen on ", config_.listen.text,
-          ": is another program using it? Stop that one, or choose another --listen"));
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on ", config_.listen.text,
+                       ": is another program using it? Stop that one, or choose another --listen"));
     }
     address_ = WithPort(config_.listen, port);
     fan_out_.Add(std::make_shared<ReadinessReporter>(board_, *grpc_->GetHealthCheckService()));
@@ -156,13 +152,16 @@ class Server::Parts {
     // First the shards, so that streams can deliver the last event and then end.
     pool_.Stop(config_.drain_timeout / 2);
     if (grpc_ != nullptr) {
-      // Streams that open from here on find the flag in the log's stead: gRPC refuses them once it shuts down.
+      // A call that gRPC lets in after it has cancelled all others would never end by itself.
+      service_.BeginStop();
       do {
         for (const auto& waiter : fan_out_.waiters()) {
           if (auto* stream = dynamic_cast<OpenStream*>(waiter.get())) stream->BeginStop();
         }
-      } while (!service_.WaitForStreams(std::min(deadline, SteadyClock::now() + FanOut::kLongestNap)) &&
-               SteadyClock::now() < deadline);
+        // Again after a while: a stream may have been let in, and not yet be among the waiters.
+      } while (
+          !service_.WaitForStreams(std::min(deadline, SteadyClock::now() + FanOut::kLongestNap)) &&
+          SteadyClock::now() < deadline);
       grpc_->Shutdown(std::chrono::system_clock::now() + kGrpcShutdownGrace);
       service_.WaitForStreams(SteadyTime::max());
     }

@@ -9,11 +9,12 @@
 
 namespace shardd::server {
 
-// All of shardd but the process around it: log, shards, gRPC and admin listeners. Made, stopped and destroyed by one thread.
+// All of shardd but the process around it: log, shards, gRPC and admin listeners. Made, stopped and
+// destroyed by one thread.
 class Server {
  public:
-  // Listens, then begins to ask Discord for the gateway. `on_fatal` is called at most once, on some thread, when the process
-  // should end with that code; it must not block.
+  // Listens, then begins to ask Discord for the gateway. `on_fatal` is called at most once, on some
+  // thread, when the process should end with that code; it must not block.
   //   INVALID_ARGUMENT  the configuration does not hold, such as a certificate that cannot be read
   //   UNAVAILABLE       an address cannot be listened on
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config,
@@ -26,8 +27,8 @@ class Server {
   // The same of /healthz and /readyz; empty: off.
   const std::string& admin_address() const;
 
-  // Closes the shards so that their sessions stay resumable, lets streams deliver what the log holds, then ends all; cuts what
-  // is left after --drain-timeout. Idempotent.
+  // Closes the shards so that their sessions stay resumable, lets streams deliver what the log
+  // holds, then ends all; cuts what is left after --drain-timeout. Idempotent.
   void Stop();
 
  private:

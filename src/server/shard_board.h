@@ -11,8 +11,8 @@
 
 namespace shardd::server {
 
-// The last state of each shard, as the pool's workers report it: tells watchers that something changed, and whether the
-// server is ready. Thread-safe.
+// The last state of each shard, as the pool's workers report it: tells watchers that something
+// changed, and whether the server is ready. Thread-safe.
 class ShardBoard {
  public:
   void Update(const gateway::ShardInfo& shard, SteadyTime now);
@@ -26,8 +26,8 @@ class ShardBoard {
   // From now on not ready, though no shard is wanted any more.
   void SetStopping();
 
-  // Empty: every shard that should run is READY, or has been resuming for less than kResumeGrace. Otherwise says which one
-  // is not.
+  // Empty: every shard that should run is READY, or has been resuming for less than kResumeGrace.
+  // Otherwise says which one is not.
   std::string WhyNotReady(SteadyTime now) const;
 
   static constexpr std::chrono::seconds kResumeGrace{30};

@@ -44,8 +44,9 @@ absl::StatusOr<std::chrono::nanoseconds> ResolveInterval(const v1::WatchRequest&
   using google::protobuf::util::TimeUtil;
   const auto& interval = request.interval();
   // Compared in milliseconds: a hostile Duration may hold seconds that overflow in nanoseconds.
-  const bool valid = interval.seconds() >= 0 && interval.nanos() >= 0 &&
-                     interval.seconds() <= std::chrono::seconds(WatchReactor::kLongestInterval).count();
+  const bool valid =
+      interval.seconds() >= 0 && interval.nanos() >= 0 &&
+      interval.seconds() <= std::chrono::seconds(WatchReactor::kLongestInterval).count();
   const auto nanos = valid ? std::chrono::nanoseconds(TimeUtil::DurationToNanoseconds(interval))
                            : std::chrono::nanoseconds(-1);
   if (nanos < WatchReactor::kShortestInterval || nanos > WatchReactor::kLongestInterval) {
@@ -69,12 +70,17 @@ ShardControlService::ShardControlService(ShardDirector& director, const events::
 
 absl::Status ShardControlService::Admit() {
   const std::lock_guard lock(streams_mutex_);
+  if (stopping_) {
+    return Error(absl::StatusCode::kUnavailable, reason::kServerStopping,
+                 "the server stops: connect again when it is back");
+  }
   if (open_streams_ < max_streams_) {
     ++open_streams_;
     return absl::OkStatus();
   }
-  return Error(absl::StatusCode::kResourceExhausted, reason::kTooManySubscribers,
-               absl::StrCat(max_streams_, " streams are open: end one, or raise --max-subscribers"));
+  return Error(
+      absl::StatusCode::kResourceExhausted, reason::kTooManySubscribers,
+      absl::StrCat(max_streams_, " streams are open: end one, or raise --max-subscribers"));
 }
 
 void ShardControlService::Leave() {
@@ -82,6 +88,11 @@ void ShardControlService::Leave() {
   --open_streams_;
   // Under the lock: whoever waits may destroy this object as soon as it sees the last stream gone.
   stream_left_.notify_all();
+}
+
+void ShardControlService::BeginStop() {
+  const std::lock_guard lock(streams_mutex_);
+  stopping_ = true;
 }
 
 bool ShardControlService::WaitForStreams(SteadyTime deadline) {
@@ -97,17 +108,17 @@ bool ShardControlService::WaitForStreams(SteadyTime deadline) {
 grpc::ServerUnaryReactor* ShardControlService::Spawn(grpc::CallbackServerContext* context,
                                                      const v1::SpawnRequest* request,
                                                      v1::SpawnResponse* response) {
-  return Reply(context, FillShards(director_.Spawn(Ids(request->shard_ids()), request->shard_count()),
-                                   *response));
+  return Reply(
+      context,
+      FillShards(director_.Spawn(Ids(request->shard_ids()), request->shard_count()), *response));
 }
 
 grpc::ServerUnaryReactor* ShardControlService::Kill(grpc::CallbackServerContext* context,
                                                     const v1::KillRequest* request,
                                                     v1::KillResponse* response) {
-  return Reply(context,
-               FillShards(director_.Kill(Ids(request->shard_ids()), request->shard_count(),
-                                         request->keep_session()),
-                          *response));
+  return Reply(context, FillShards(director_.Kill(Ids(request->shard_ids()), request->shard_count(),
+                                                  request->keep_session()),
+                                   *response));
 }
 
 grpc::ServerUnaryReactor* ShardControlService::Stats(grpc::CallbackServerContext* context,

@@ -12,8 +12,8 @@
 
 namespace shardd::server {
 
-// The contract's RPCs: each checks its request, calls the part that knows, and translates the result. What is not built yet
-// is not here: the generated base answers UNIMPLEMENTED. Thread-safe.
+// The contract's RPCs: each checks its request, calls the part that knows, and translates the
+// result. What is not built yet is not here: the generated base answers UNIMPLEMENTED. Thread-safe.
 class ShardControlService final
     : public v1::ShardControl::WithRawCallbackMethod_Events<v1::ShardControl::CallbackService> {
  public:
@@ -38,7 +38,9 @@ class ShardControlService final
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Events(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request) override;
 
-  // False: streams were still open at `deadline`. For shutdown.
+  // For shutdown: streams that are opened from here on end at once.
+  void BeginStop();
+  // False: streams were still open at `deadline`.
   bool WaitForStreams(SteadyTime deadline);
 
  private:
@@ -56,6 +58,7 @@ class ShardControlService final
   std::mutex streams_mutex_;
   std::condition_variable stream_left_;
   uint32_t open_streams_ = 0;
+  bool stopping_ = false;
 };
 
 }  // namespace shardd::server

@@ -28,8 +28,9 @@ absl::Status CheckDistinct(std::span<const uint32_t> shard_ids) {
 
 absl::Status CheckShardCount(uint32_t shard_count) {
   if (shard_count <= kMaxShardCount) return absl::OkStatus();
-  return Error(absl::StatusCode::kInvalidArgument, reason::kShardCountInvalid,
-               absl::StrCat("shard_count is ", shard_count, ": it can be at most ", kMaxShardCount));
+  return Error(
+      absl::StatusCode::kInvalidArgument, reason::kShardCountInvalid,
+      absl::StrCat("shard_count is ", shard_count, ": it can be at most ", kMaxShardCount));
 }
 
 }  // namespace
@@ -79,14 +80,15 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
     }
   }
   if (running > 0 && shard_count != running) {
-    return Error(absl::StatusCode::kFailedPrecondition, reason::kShardCountMismatch,
-                 absl::StrCat("this server runs ", running,
-                              " shards and was asked to spawn some of ", shard_count,
-                              ": call Rescale to change the count"));
+    return Error(
+        absl::StatusCode::kFailedPrecondition, reason::kShardCountMismatch,
+        absl::StrCat("this server runs ", running, " shards and was asked to spawn some of ",
+                     shard_count, ": call Rescale to change the count"));
   }
   for (const uint32_t id : shard_ids) {
-    if (options_.shard_ids.empty() || std::find(options_.shard_ids.begin(), options_.shard_ids.end(),
-                                                id) != options_.shard_ids.end()) {
+    if (options_.shard_ids.empty() ||
+        std::find(options_.shard_ids.begin(), options_.shard_ids.end(), id) !=
+            options_.shard_ids.end()) {
       continue;
     }
     return Error(absl::StatusCode::kFailedPrecondition, reason::kShardNotAssigned,
@@ -95,9 +97,10 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
                               "it, or change the flag"));
   }
   if (!gateway_bot.has_value()) {
-    return Error(absl::StatusCode::kUnavailable, reason::kGatewayNotKnown,
-                 "Discord has not answered GET /gateway/bot yet: ask again, and see the server's log",
-                 kAskAgain);
+    return Error(
+        absl::StatusCode::kUnavailable, reason::kGatewayNotKnown,
+        "Discord has not answered GET /gateway/bot yet: ask again, and see the server's log",
+        kAskAgain);
   }
 
   std::vector<uint32_t> ids(shard_ids.begin(), shard_ids.end());
@@ -164,9 +167,10 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Describe(std::span<const ui
     const auto found = std::ranges::lower_bound(
         all, id, {}, [](const gateway::ShardInfo& shard) { return shard.shard.id; });
     if (found == all.end() || found->shard.id != id) {
-      return Error(absl::StatusCode::kNotFound, reason::kShardNotFound,
-                   absl::StrCat("shard ", id, shard_count > 0 ? absl::StrCat("/", shard_count) : "",
-                                " was never spawned on this server: Stats lists the shards that were"));
+      return Error(
+          absl::StatusCode::kNotFound, reason::kShardNotFound,
+          absl::StrCat("shard ", id, shard_count > 0 ? absl::StrCat("/", shard_count) : "",
+                       " was never spawned on this server: Stats lists the shards that were"));
     }
     asked.push_back(*found);
   }

@@ -18,8 +18,8 @@ struct ShardDirectorOptions {
   uint32_t guilds_per_shard = 0;        // --guilds-per-shard; 0: as Discord recommends
 };
 
-// Decides which shards should run: checks what callers ask for against the generation and the flags, and passes it to the
-// pool. Failures carry the reasons that the proto names. Thread-safe.
+// Decides which shards should run: checks what callers ask for against the generation and the
+// flags, and passes it to the pool. Failures carry the reasons that the proto names. Thread-safe.
 class ShardDirector {
  public:
   ShardDirector(ShardDirectorOptions options, gateway::ShardPool& pool);
@@ -27,7 +27,8 @@ class ShardDirector {
   // Discord's answer to GET /gateway/bot: from the first one on, shards can be spawned.
   void SetGatewayBot(const gateway::GatewayBot& bot);
 
-  // The RPCs of these names; `shard_count` 0 is the generation in charge, no ids are all of its shards.
+  // The RPCs of these names; `shard_count` 0 is the generation in charge, no ids are all of its
+  // shards.
   using Shards = std::vector<gateway::ShardInfo>;
   absl::StatusOr<Shards> Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count);
   absl::StatusOr<Shards> Kill(std::span<const uint32_t> shard_ids, uint32_t shard_count,
@@ -53,8 +54,8 @@ class ShardDirector {
   const ShardDirectorOptions options_;
   gateway::ShardPool& pool_;
 
-  // Held while the pool starts or stops shards, which waits for its workers; taken before mutex_. Nobody who only asks waits
-  // for it: the fan-out thread asks, between two events.
+  // Held while the pool starts or stops shards, which waits for its workers; taken before mutex_.
+  // Nobody who only asks waits for it: the fan-out thread asks, between two events.
   std::mutex control_mutex_;
   mutable std::mutex mutex_;
   std::optional<gateway::GatewayBot> gateway_bot_;

@@ -54,9 +54,11 @@ absl::StatusOr<v1::StatsResponse> StatsSource::Get(std::span<const uint32_t> sha
     v1::SessionBudget& budget = *stats.mutable_session_budget();
     budget.set_total(bot.session_starts_total);
     budget.set_remaining(overview.session_starts_remaining);
-    // A time that has passed says nothing of the next one: Discord counts a day from its first IDENTIFY.
+    // A time that has passed says nothing of the next one: Discord counts a day from its first
+    // IDENTIFY.
     const auto resets_at = bot.read_at + bot.session_starts_reset_after;
-    if (resets_at > std::chrono::system_clock::now()) *budget.mutable_resets_at() = ToProto(resets_at);
+    if (resets_at > std::chrono::system_clock::now())
+      *budget.mutable_resets_at() = ToProto(resets_at);
     budget.set_max_concurrency(bot.max_concurrency);
   }
 

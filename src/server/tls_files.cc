@@ -32,10 +32,12 @@ absl::StatusOr<TlsKeyPair> ReadTlsKeyPair(const std::string& certificate_path,
     return Invalid("--tls-cert", certificate_path, "holds no PEM certificate that can be read");
   }
   if (SSL_CTX_use_PrivateKey_file(context.get(), key_path.c_str(), SSL_FILETYPE_PEM) != 1) {
-    return Invalid("--tls-key", key_path,
-                   "holds no PEM private key that can be read and fits the certificate of --tls-cert");
+    return Invalid(
+        "--tls-key", key_path,
+        "holds no PEM private key that can be read and fits the certificate of --tls-cert");
   }
-  return TlsKeyPair{.certificate_chain = ReadText(certificate_path), .private_key = ReadText(key_path)};
+  return TlsKeyPair{.certificate_chain = ReadText(certificate_path),
+                    .private_key = ReadText(key_path)};
 }
 
 }  // namespace shardd::server

@@ -14,15 +14,17 @@
 
 namespace shardd::server {
 
-// One stream of Watch: Stats at once, then at the interval and when a shard changes state, at most 10 a second. A reader that
-// does not keep up gets fewer messages, each of them fresh when it is written. Threads and owners as EventsReactor's.
+// One stream of Watch: Stats at once, then at the interval and when a shard changes state, at most
+// 10 a second. A reader that does not keep up gets fewer messages, each of them fresh when it is
+// written. Threads and owners as EventsReactor's.
 class WatchReactor final : public grpc::ServerWriteReactor<v1::StatsResponse>,
                            public OpenStream,
                            public std::enable_shared_from_this<WatchReactor> {
  public:
   WatchReactor(grpc::CallbackServerContext& context, const StatsSource& stats,
                const ShardBoard& board, FanOut& fan_out, std::chrono::nanoseconds interval,
-               std::vector<uint32_t> shard_ids, uint32_t shard_count, std::function<void()> on_done);
+               std::vector<uint32_t> shard_ids, uint32_t shard_count,
+               std::function<void()> on_done);
 
   void Start();
 

@@ -22,9 +22,9 @@ TEST(CursorTest, ComesBackAsItWas) {
 
 TEST(CursorTest, IsSafeInAUrlAndAShell) {
   const std::string text = FormatCursor({.log = {.id = ~uint64_t{0}, .epoch = ~0u}, .offset = 1});
-  EXPECT_EQ(text.find_first_not_of(
-                "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"),
-            std::string::npos);
+  EXPECT_EQ(
+      text.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"),
+      std::string::npos);
 }
 
 TEST(CursorTest, RefusesWhatItDidNotWrite) {

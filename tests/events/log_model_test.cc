@@ -40,9 +40,10 @@ TEST_P(LogModelTest, BehavesAsADequeOfEverything) {
       continue;
     }
     const uint64_t from = below(model.size() + 1);
-    const ReadLimits limits = {.max_events = static_cast<uint32_t>(1 + below(50)),
-                               .max_bytes = static_cast<uint32_t>(1 + below(100'000)),
-                               .max_event_bytes = below(2) == 0 ? 0 : static_cast<uint32_t>(below(2000))};
+    const ReadLimits limits = {
+        .max_events = static_cast<uint32_t>(1 + below(50)),
+        .max_bytes = static_cast<uint32_t>(1 + below(100'000)),
+        .max_event_bytes = below(2) == 0 ? 0 : static_cast<uint32_t>(below(2000))};
     auto run = log->Read(from, limits);
     ASSERT_EQ(run.first, std::max(from, log->oldest()));
     ASSERT_LE(run.events(), limits.max_events);
@@ -60,7 +61,8 @@ TEST_P(LogModelTest, BehavesAsADequeOfEverything) {
       const uint64_t offset = run.first + static_cast<uint64_t>(i);
       ASSERT_EQ(event.offset(), offset);
       ASSERT_EQ(event.sequence(), offset + 1);
-      const bool too_large = limits.max_event_bytes > 0 && model[offset].size() > limits.max_event_bytes;
+      const bool too_large =
+          limits.max_event_bytes > 0 && model[offset].size() > limits.max_event_bytes;
       ASSERT_EQ(event.data(), too_large ? std::string() : model[offset]);
       ASSERT_EQ(event.data_bytes(), model[offset].size());
     }

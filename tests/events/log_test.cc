@@ -206,7 +206,8 @@ TEST_F(LogTest, RecyclesItsMemoryWhateverTheSizeThatIsAskedFor) {
   go_round(3);
   const auto before = page_faults();
   go_round(20);
-  EXPECT_LT(page_faults() - before, 500) << "fresh memory costs several times what the copy into it does";
+  EXPECT_LT(page_faults() - before, 500)
+      << "fresh memory costs several times what the copy into it does";
 }
 
 TEST_F(LogTest, StatsKnowTheOldestEventThoughItDidNotFitIntoTheFirstSegment) {

@@ -85,7 +85,8 @@ TEST(RoundTest, WithoutDataKeepsAllTheRest) {
     round.Add(Message("{}"));
     round.Add(Message(std::string(size, 'x')));
     const IndexEntry& entry = round.entries()[1];
-    const std::string stripped = WithoutData(Bytes(round).substr(entry.position, entry.length), entry);
+    const std::string stripped =
+        WithoutData(Bytes(round).substr(entry.position, entry.length), entry);
     v1::EventBatch whole, batch;
     ASSERT_TRUE(whole.ParseFromArray(round.data(), static_cast<int>(round.bytes())));
     ASSERT_TRUE(batch.ParseFromString(stripped)) << size;

@@ -1,4 +1,5 @@
-// What the simulator sent is what a subscriber gets, byte for byte, once and in order, whatever happens on the way.
+// What the simulator sent is what a subscriber gets, byte for byte, once and in order, whatever
+// happens on the way.
 
 #include <gmock/gmock.h>
 #include <grpcpp/client_context.h>
@@ -18,8 +19,8 @@ namespace {
 
 using simulator::Simulator;
 using simulator::SimulatorOptions;
-using test::Eventually;
 using test::EventStream;
+using test::Eventually;
 
 constexpr uint32_t kShards = 2;
 
@@ -34,13 +35,16 @@ class DeliveryTest : public ::testing::Test {
     options_.recommended_shards = kShards;
   }
 
-  // Starts the simulator, the server, and a subscriber from the beginning; waits until all shards have their guilds.
+  // Starts the simulator, the server, and a subscriber from the beginning; waits until all shards
+  // have their guilds.
   void Start(std::vector<std::string> flags = {}) {
     discord_ = std::make_unique<Simulator>(options_);
-    flags.insert(flags.end(), {"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0", "--admin-listen",
-                               "off", "--intents", "all", "--compression", compression_});
+    flags.insert(flags.end(),
+                 {"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0", "--admin-listen",
+                  "off", "--intents", "all", "--compression", compression_});
     server_ = std::make_unique<test::ShardDProcess>(
-        flags, test::ShardDProcess::Variables{{"DISCORD_TOKEN", "token"}, {"SSL_CERT_FILE", discord_->certificate_path()}});
+        flags, test::ShardDProcess::Variables{{"DISCORD_TOKEN", "token"},
+                                              {"SSL_CERT_FILE", discord_->certificate_path()}});
     ASSERT_NE(server_->address(), "") << server_->err();
     stub_ = test::Connect(server_->address());
     stream_ = std::make_unique<EventStream>(*stub_, test::FromEarliest());
@@ -83,8 +87,8 @@ class DeliveryTest : public ::testing::Test {
     return SessionIdOf(events) == session_id ? events.back().sequence() : 0;
   }
 
-  // Everything that each session was sent has come, byte for byte, without hole or double; of a session that has ended, up to
-  // where it ended.
+  // Everything that each session was sent has come, byte for byte, without hole or double; of a
+  // session that has ended, up to where it ended.
   void ExpectExact(EventStream& stream) {
     ASSERT_TRUE(CatchUp(stream)) << server_->err();
     uint64_t next_offset = 0;
@@ -112,18 +116,21 @@ class DeliveryTest : public ::testing::Test {
   }
 
   bool AllConnected() {
-    return discord_->WaitUntil([&] {
-      size_t connected = 0;
-      for (const auto& session : discord_->Sessions()) {
-        if (session.alive && session.connected) ++connected;
-      }
-      return connected == options_.recommended_shards;
-    }, std::chrono::seconds(20));
+    return discord_->WaitUntil(
+        [&] {
+          size_t connected = 0;
+          for (const auto& session : discord_->Sessions()) {
+            if (session.alive && session.connected) ++connected;
+          }
+          return connected == options_.recommended_shards;
+        },
+        std::chrono::seconds(20));
   }
 
   // The number of times that something has resumed or identified has grown past `before`.
   bool WaitForResumes(uint64_t wanted) {
-    return discord_->WaitUntil([&] { return discord_->counters().resumes >= wanted; }, std::chrono::seconds(20));
+    return discord_->WaitUntil([&] { return discord_->counters().resumes >= wanted; },
+                               std::chrono::seconds(20));
   }
 
   bool WaitForState(uint32_t shard_id, v1::ShardState state) {
@@ -150,7 +157,8 @@ class EveryCompression : public DeliveryTest, public ::testing::WithParamInterfa
  protected:
   EveryCompression() { compression_ = GetParam(); }
 };
-INSTANTIATE_TEST_SUITE_P(Compression, EveryCompression, ::testing::Values("zstd-stream", "zlib-stream", "none"),
+INSTANTIATE_TEST_SUITE_P(Compression, EveryCompression,
+                         ::testing::Values("zstd-stream", "zlib-stream", "none"),
                          [](const auto& test) { return test.param.substr(0, 4); });
 
 TEST_P(EveryCompression, DeliversWhatDiscordSent) {
@@ -193,8 +201,9 @@ TEST_P(EveryCompression, TakesMessagesOfSeveralMegabytes) {
   Start();
   const std::string content(3'000'000, 'x');
   const uint64_t guild = discord_->guild_ids().front();
-  ASSERT_EQ(discord_->Emit("MESSAGE_CREATE", guild,
-                           R"({"content":")" + content + R"(","guild_id":")" + std::to_string(guild) + "\"}"),
+  ASSERT_EQ(discord_->Emit(
+                "MESSAGE_CREATE", guild,
+                R"({"content":")" + content + R"(","guild_id":")" + std::to_string(guild) + "\"}"),
             1u);
   ExpectExact(*stream_);
 }
@@ -252,7 +261,8 @@ TEST_F(DeliveryTest, AHeartbeatThatDiscordAsksForIsAnswered) {
   Start();
   const uint64_t before = discord_->counters().heartbeats;
   ASSERT_EQ(discord_->RequestHeartbeat(), kShards);
-  EXPECT_TRUE(discord_->WaitUntil([&] { return discord_->counters().heartbeats >= before + kShards; }));
+  EXPECT_TRUE(
+      discord_->WaitUntil([&] { return discord_->counters().heartbeats >= before + kShards; }));
 }
 
 TEST_F(DeliveryTest, AKilledShardThatKeptItsSessionResumesWithWhatItMissed) {
@@ -293,12 +303,14 @@ TEST_F(DeliveryTest, AKilledShardEndsItsSessionAndSpawnsAnew) {
   v1::SpawnRequest spawn;
   v1::SpawnResponse spawned;
   ASSERT_TRUE(stub_->Spawn(&spawn_context, spawn, &spawned).ok());
-  EXPECT_EQ(spawned.shards_size(), static_cast<int>(kShards)) << "all of the generation; the running one stays";
+  EXPECT_EQ(spawned.shards_size(), static_cast<int>(kShards))
+      << "all of the generation; the running one stays";
   ASSERT_TRUE(discord_->WaitForSessions(kShards, kShards, std::chrono::seconds(20)));
   EXPECT_EQ(discord_->counters().identifies, kShards + 1);
   discord_->EmitTraffic(200);
   ExpectExact(*stream_);
-  for (const auto& event : stream_->events()) EXPECT_NE(event.type(), "SHARDD_SESSION_LOST") << event.data();
+  for (const auto& event : stream_->events())
+    EXPECT_NE(event.type(), "SHARDD_SESSION_LOST") << event.data();
 }
 
 TEST_F(DeliveryTest, AFatalCloseFailsThatShardWithAReasonAndSpawnTriesAgain) {
@@ -342,14 +354,16 @@ TEST_F(DeliveryTest, GuildsOfOverAMegabyte) {
 TEST_F(DeliveryTest, UnknownTypesPassAndUnknownOpcodesDoNoHarm) {
   Start();
   const uint64_t guild = discord_->guild_ids().front();
-  const std::string data = R"({"novelty":[1,{"guild_id":"1"}],"guild_id":")" + std::to_string(guild) + "\"}";
+  const std::string data =
+      R"({"novelty":[1,{"guild_id":"1"}],"guild_id":")" + std::to_string(guild) + "\"}";
   ASSERT_EQ(discord_->Emit("SOMETHING_THAT_NOBODY_KNOWS", guild, data), 1u);
   ASSERT_EQ(discord_->SendRaw({}, R"({"t":null,"s":null,"op":77,"d":{"x":1}})"), kShards);
   discord_->EmitTraffic(100);
   ExpectExact(*stream_);
   const auto events = stream_->events();
-  const auto found = std::find_if(events.begin(), events.end(),
-                                  [](const auto& event) { return event.type() == "SOMETHING_THAT_NOBODY_KNOWS"; });
+  const auto found = std::find_if(events.begin(), events.end(), [](const auto& event) {
+    return event.type() == "SOMETHING_THAT_NOBODY_KNOWS";
+  });
   ASSERT_NE(found, events.end());
   EXPECT_EQ(found->guild_id(), guild);
   EXPECT_EQ(discord_->counters().connections, kShards) << "the connection was given up";
@@ -403,13 +417,20 @@ TEST_P(QuirkTest, DoesNoHarm) {
 INSTANTIATE_TEST_SUITE_P(
     Servers, QuirkTest,
     ::testing::Values(
-        NamedQuirk{"FirstSequenceIsZero", [](simulator::Quirks& quirks) { quirks.first_sequence_zero = true; }},
-        NamedQuirk{"HelloHasNoSequenceAndType", [](simulator::Quirks& quirks) { quirks.bare_hello = true; }},
-        NamedQuirk{"KeysComeInAnotherOrder", [](simulator::Quirks& quirks) { quirks.data_first = true; }},
-        NamedQuirk{"EachMessageIsACompleteFrame", [](simulator::Quirks& quirks) { quirks.complete_frames = true; }},
-        NamedQuirk{"CompressionIsIgnored", [](simulator::Quirks& quirks) { quirks.ignore_compress = true; }},
-        NamedQuirk{"NoAckBeforeIdentify", [](simulator::Quirks& quirks) { quirks.ack_after_identify_only = true; }},
-        NamedQuirk{"UserAgentIsAskedFor", [](simulator::Quirks& quirks) { quirks.require_user_agent = true; }}),
+        NamedQuirk{"FirstSequenceIsZero",
+                   [](simulator::Quirks& quirks) { quirks.first_sequence_zero = true; }},
+        NamedQuirk{"HelloHasNoSequenceAndType",
+                   [](simulator::Quirks& quirks) { quirks.bare_hello = true; }},
+        NamedQuirk{"KeysComeInAnotherOrder",
+                   [](simulator::Quirks& quirks) { quirks.data_first = true; }},
+        NamedQuirk{"EachMessageIsACompleteFrame",
+                   [](simulator::Quirks& quirks) { quirks.complete_frames = true; }},
+        NamedQuirk{"CompressionIsIgnored",
+                   [](simulator::Quirks& quirks) { quirks.ignore_compress = true; }},
+        NamedQuirk{"NoAckBeforeIdentify",
+                   [](simulator::Quirks& quirks) { quirks.ack_after_identify_only = true; }},
+        NamedQuirk{"UserAgentIsAskedFor",
+                   [](simulator::Quirks& quirks) { quirks.require_user_agent = true; }}),
     [](const auto& test) { return test.param.name; });
 
 TEST_F(DeliveryTest, EventsOfForeignGuildsPass) {
@@ -496,7 +517,8 @@ TEST_F(DeliveryTest, BatchesKeepToWhatTheSubscriberAsksFor) {
     for (size_t i = 0; i < all.size(); ++i) {
       ASSERT_EQ(events[i].offset(), all[i].offset());
       ASSERT_EQ(events[i].data_bytes(), all[i].data().size());
-      const bool left_out = request.max_event_bytes() > 0 && all[i].data().size() > request.max_event_bytes();
+      const bool left_out =
+          request.max_event_bytes() > 0 && all[i].data().size() > request.max_event_bytes();
       ASSERT_EQ(events[i].data(), left_out ? "" : all[i].data());
     }
     for (const auto& batch : stream.batches()) {

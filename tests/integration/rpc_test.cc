@@ -20,9 +20,9 @@
 namespace shardd {
 namespace {
 
-using ::testing::HasSubstr;
 using grpc::StatusCode;
 using test::Eventually;
+using ::testing::HasSubstr;
 
 struct Failure {
   StatusCode code = StatusCode::OK;
@@ -39,8 +39,8 @@ class RpcTest : public ::testing::Test {
     options.recommended_shards = 4;
     options.session_starts_remaining = session_starts_;
     discord_ = std::make_unique<simulator::Simulator>(options);
-    flags.insert(flags.end(),
-                 {"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0", "--admin-listen", "off"});
+    flags.insert(flags.end(), {"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0",
+                               "--admin-listen", "off"});
     server_ = std::make_unique<test::ShardDProcess>(
         flags, test::ShardDProcess::Variables{{"DISCORD_TOKEN", "token"}});
     ASSERT_NE(server_->address(), "") << server_->err();
@@ -60,7 +60,8 @@ class RpcTest : public ::testing::Test {
   }
 
   template <typename Request, typename Response>
-  Failure Call(grpc::Status (v1::ShardControl::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+  Failure Call(grpc::Status (v1::ShardControl::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                              Response*),
                const Request& request, Response* response = nullptr) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
@@ -71,10 +72,9 @@ class RpcTest : public ::testing::Test {
   }
 
   template <typename Request, typename Message>
-  Failure CallStream(
-      std::unique_ptr<grpc::ClientReader<Message>> (v1::ShardControl::Stub::*method)(grpc::ClientContext*,
-                                                                                     const Request&),
-      const Request& request) {
+  Failure CallStream(std::unique_ptr<grpc::ClientReader<Message>> (v1::ShardControl::Stub::*method)(
+                         grpc::ClientContext*, const Request&),
+                     const Request& request) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
     auto reader = (stub_.get()->*method)(&context, request);
@@ -95,7 +95,8 @@ class RpcTest : public ::testing::Test {
 
   v1::StatsResponse GetStats() {
     v1::StatsResponse stats;
-    EXPECT_EQ(Call(&v1::ShardControl::Stub::Stats, v1::StatsRequest(), &stats).code, StatusCode::OK);
+    EXPECT_EQ(Call(&v1::ShardControl::Stub::Stats, v1::StatsRequest(), &stats).code,
+              StatusCode::OK);
     return stats;
   }
 
@@ -157,18 +158,24 @@ TEST_F(RpcTest, SpawnStartsTheShardsThatItNames) {
 TEST_F(RpcTest, SpawnRefusesWhatDoesNotFit) {
   Start();
   ASSERT_TRUE(WaitUntilReady(4));
-  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({1, 1})), INVALID_ARGUMENT, "DUPLICATE_SHARD_ID", "shard 1");
-  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({4})), INVALID_ARGUMENT, "SHARD_ID_OUT_OF_RANGE", "0 to 3");
-  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({0}, 8)), FAILED_PRECONDITION, "SHARD_COUNT_MISMATCH", "Rescale");
-  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({9}, 8)), INVALID_ARGUMENT, "SHARD_ID_OUT_OF_RANGE", "shard 9");
-  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({}, 70000)), INVALID_ARGUMENT, "SHARD_COUNT_INVALID", "65535");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({1, 1})), INVALID_ARGUMENT, "DUPLICATE_SHARD_ID",
+               "shard 1");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({4})), INVALID_ARGUMENT, "SHARD_ID_OUT_OF_RANGE",
+               "0 to 3");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({0}, 8)), FAILED_PRECONDITION, "SHARD_COUNT_MISMATCH",
+               "Rescale");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({9}, 8)), INVALID_ARGUMENT, "SHARD_ID_OUT_OF_RANGE",
+               "shard 9");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({}, 70000)), INVALID_ARGUMENT, "SHARD_COUNT_INVALID",
+               "65535");
   EXPECT_EQ(discord_->counters().identifies, 4u);
 }
 
 TEST_F(RpcTest, SpawnRefusesShardsOfOtherServers) {
   Start({"--shard-count", "4", "--shard-ids", "0-1"});
   ASSERT_TRUE(WaitUntilReady(2));
-  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({2})), FAILED_PRECONDITION, "SHARD_NOT_ASSIGNED", "--shard-ids");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({2})), FAILED_PRECONDITION, "SHARD_NOT_ASSIGNED",
+               "--shard-ids");
   v1::SpawnResponse spawned;
   ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({}), &spawned).code, StatusCode::OK);
   EXPECT_EQ(spawned.shards_size(), 2);
@@ -194,7 +201,8 @@ TEST_F(RpcTest, SpawnBeforeDiscordHasAnsweredSaysWhenToAskAgain) {
   discord_ = std::make_unique<simulator::Simulator>(options);
   discord_->AnswerGatewayBotWith(503, 1000);
   server_ = std::make_unique<test::ShardDProcess>(
-      std::vector<std::string>{"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0", "--admin-listen", "off"},
+      std::vector<std::string>{"--api-url", discord_->api_url(), "--listen", "127.0.0.1:0",
+                               "--admin-listen", "off"},
       test::ShardDProcess::Variables{{"DISCORD_TOKEN", "token"}});
   stub_ = test::Connect(server_->address());
   const Failure failure = Call(&Stub::Spawn, SpawnOf({0}));
@@ -225,7 +233,8 @@ TEST_F(RpcTest, KillAndStatsOfAShardThatNeverWasSpawnedAreNotFound) {
   ASSERT_TRUE(WaitUntilGatewayKnown());
   ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({0})).code, StatusCode::OK);
   EXPECT_FAILS(Call(&Stub::Kill, KillOf({1})), NOT_FOUND, "SHARD_NOT_FOUND", "shard 1");
-  EXPECT_FAILS(Call(&Stub::Kill, KillOf({0, 0})), INVALID_ARGUMENT, "DUPLICATE_SHARD_ID", "shard 0");
+  EXPECT_FAILS(Call(&Stub::Kill, KillOf({0, 0})), INVALID_ARGUMENT, "DUPLICATE_SHARD_ID",
+               "shard 0");
   v1::StatsRequest stats;
   stats.add_shard_ids(1);
   EXPECT_FAILS(Call(&Stub::Stats, stats), NOT_FOUND, "SHARD_NOT_FOUND", "shard 1");
@@ -335,7 +344,8 @@ TEST_F(RpcTest, StatsDoesNotWaitWhileShardsAreSpawnedAndKilled) {
       EXPECT_TRUE(stub->Kill(&context, KillOf({3}), &response).ok());
     }
   });
-  // Each Kill waits for the worker's round, of 100 ms. The fan-out reads these statistics too, between two events.
+  // Each Kill waits for the worker's round, of 100 ms. The fan-out reads these statistics too,
+  // between two events.
   std::vector<std::chrono::nanoseconds> times;
   for (int i = 0; i < 21; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(7));
@@ -402,7 +412,8 @@ TEST_F(RpcTest, StreamsThatAreCancelledAtAnyMomentLeaveNothingBehind) {
         v1::ShardControl::Stub& stub = own ? *own : *stub_;
         grpc::ClientContext context;
         if (random() % 4 == 0) {
-          context.set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(random() % 20'000));
+          context.set_deadline(std::chrono::system_clock::now() +
+                               std::chrono::microseconds(random() % 20'000));
         }
         const auto use = [&](auto reader, auto message) {
           const uint32_t reads = random() % 2;
@@ -429,15 +440,18 @@ TEST_F(RpcTest, StreamsThatAreCancelledAtAnyMomentLeaveNothingBehind) {
   }
   for (auto& client : clients) client.join();
   // All places are free again, well before any interval has passed.
-  EXPECT_TRUE(Eventually([&] {
-    std::vector<std::unique_ptr<test::EventStream>> streams;
-    for (int i = 0; i < kMost; ++i) {
-      streams.push_back(std::make_unique<test::EventStream>(*stub_, v1::EventsRequest()));
-    }
-    return std::all_of(streams.begin(), streams.end(), [](const auto& stream) {
-      return stream->WaitFor([](const auto& batches) { return !batches.empty(); }, std::chrono::milliseconds(500));
-    });
-  }, std::chrono::seconds(10)));
+  EXPECT_TRUE(Eventually(
+      [&] {
+        std::vector<std::unique_ptr<test::EventStream>> streams;
+        for (int i = 0; i < kMost; ++i) {
+          streams.push_back(std::make_unique<test::EventStream>(*stub_, v1::EventsRequest()));
+        }
+        return std::all_of(streams.begin(), streams.end(), [](const auto& stream) {
+          return stream->WaitFor([](const auto& batches) { return !batches.empty(); },
+                                 std::chrono::milliseconds(500));
+        });
+      },
+      std::chrono::seconds(10)));
   server_->Signal(SIGTERM);
   EXPECT_EQ(server_->WaitForExit(), 0) << server_->err();
 }
@@ -451,7 +465,8 @@ TEST_F(RpcTest, AStopEndsWhateverIsOpenAndWhateverOpensMeanwhile) {
   std::atomic<bool> running = true;
   for (int i = 0; i < 8; ++i) {
     clients.emplace_back([&, i] {
-      const auto channel = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
+      const auto channel =
+          grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
       const auto stub = v1::ShardControl::NewStub(channel);
       const auto health_stub = health::Health::NewStub(channel);
       const auto drain = [&](auto reader, auto message) {
@@ -466,7 +481,8 @@ TEST_F(RpcTest, AStopEndsWhateverIsOpenAndWhateverOpensMeanwhile) {
         } else if (i < 7) {
           drain(stub->Watch(&context, v1::WatchRequest()), v1::StatsResponse());
         } else {
-          drain(health_stub->Watch(&context, health::HealthCheckRequest()), health::HealthCheckResponse());
+          drain(health_stub->Watch(&context, health::HealthCheckRequest()),
+                health::HealthCheckResponse());
         }
       }
     });
@@ -486,8 +502,8 @@ TEST_F(RpcTest, HealthSaysThatTheServerStops) {
   Start();
   ASSERT_TRUE(WaitUntilReady(4));
   namespace health = grpc::health::v1;
-  const auto stub =
-      health::Health::NewStub(grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  const auto stub = health::Health::NewStub(
+      grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
   health::HealthCheckRequest request;
   request.set_service("shardd.v1.ShardControl");
@@ -497,7 +513,8 @@ TEST_F(RpcTest, HealthSaysThatTheServerStops) {
     ASSERT_TRUE(reader->Read(&response));
   } while (response.status() != health::HealthCheckResponse::SERVING);
   server_->Signal(SIGTERM);
-  ASSERT_TRUE(reader->Read(&response)) << "who balances load sends new streams until it hears of the stop";
+  ASSERT_TRUE(reader->Read(&response))
+      << "who balances load sends new streams until it hears of the stop";
   EXPECT_EQ(response.status(), health::HealthCheckResponse::NOT_SERVING);
   while (reader->Read(&response)) {
   }
@@ -508,11 +525,18 @@ TEST_F(RpcTest, HealthSaysThatTheServerStops) {
 TEST_F(RpcTest, WatchRefusesIntervalsThatMakeNoSense) {
   Start();
   v1::WatchRequest request;
-  for (const auto& [seconds, nanos] : std::vector<std::pair<int64_t, int32_t>>{
-           {0, 0}, {0, 99'999'999}, {-1, 0}, {0, -1}, {86'401, 0}, {INT64_MAX, INT32_MAX}, {INT64_MIN, 0}}) {
+  for (const auto& [seconds, nanos] :
+       std::vector<std::pair<int64_t, int32_t>>{{0, 0},
+                                                {0, 99'999'999},
+                                                {-1, 0},
+                                                {0, -1},
+                                                {86'401, 0},
+                                                {INT64_MAX, INT32_MAX},
+                                                {INT64_MIN, 0}}) {
     request.mutable_interval()->set_seconds(seconds);
     request.mutable_interval()->set_nanos(nanos);
-    EXPECT_FAILS(CallStream(&Stub::Watch, request), INVALID_ARGUMENT, "WATCH_INTERVAL_INVALID", "100 ms");
+    EXPECT_FAILS(CallStream(&Stub::Watch, request), INVALID_ARGUMENT, "WATCH_INTERVAL_INVALID",
+                 "100 ms");
   }
   request.clear_interval();
   request.add_shard_ids(9);
@@ -524,9 +548,11 @@ TEST_F(RpcTest, WatchRefusesIntervalsThatMakeNoSense) {
 TEST_F(RpcTest, EventsRefusesWhatItCannotDo) {
   Start();
   v1::EventsRequest request;
-  for (const char* cursor : {"", "x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAA", "1234567890123456789012345678!"}) {
+  for (const char* cursor :
+       {"", "x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAA", "1234567890123456789012345678!"}) {
     request.set_cursor(cursor);
-    EXPECT_FAILS(CallStream(&Stub::Events, request), INVALID_ARGUMENT, "CURSOR_MALFORMED", "EventBatch.cursor");
+    EXPECT_FAILS(CallStream(&Stub::Events, request), INVALID_ARGUMENT, "CURSOR_MALFORMED",
+                 "EventBatch.cursor");
   }
   request.Clear();
   request.set_from(static_cast<v1::StartFrom>(17));
@@ -535,7 +561,8 @@ TEST_F(RpcTest, EventsRefusesWhatItCannotDo) {
   const auto refuses = [&](const char* field, const std::function<void(v1::EventsRequest&)>& set) {
     v1::EventsRequest unsupported;
     set(unsupported);
-    EXPECT_FAILS(CallStream(&Stub::Events, unsupported), UNIMPLEMENTED, "FIELD_NOT_SUPPORTED", field);
+    EXPECT_FAILS(CallStream(&Stub::Events, unsupported), UNIMPLEMENTED, "FIELD_NOT_SUPPORTED",
+                 field);
   };
   refuses("consumer", [](auto& r) { r.set_consumer("bot"); });
   refuses("snapshot", [](auto& r) { r.set_snapshot(true); });
@@ -543,12 +570,14 @@ TEST_F(RpcTest, EventsRefusesWhatItCannotDo) {
   refuses("filter.shard_ids", [](auto& r) { r.mutable_filter()->add_shard_ids(0); });
   refuses("filter.shard_count", [](auto& r) { r.mutable_filter()->set_shard_count(2); });
   refuses("filter.guild_ids", [](auto& r) { r.mutable_filter()->add_guild_ids(1); });
-  refuses("filter.partition", [](auto& r) { r.mutable_filter()->mutable_partition()->set_count(2); });
+  refuses("filter.partition",
+          [](auto& r) { r.mutable_filter()->mutable_partition()->set_count(2); });
 }
 
 TEST_F(RpcTest, EventsRefusesBytesThatAreNoRequest) {
   Start();
-  grpc::GenericStub generic(grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  grpc::GenericStub generic(
+      grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
   grpc::CompletionQueue queue;
   auto call = generic.PrepareCall(&context, "/shardd.v1.ShardControl/Events", &queue);
@@ -575,9 +604,10 @@ TEST_F(RpcTest, StreamsAreBounded) {
   test::EventStream second(*stub_, v1::EventsRequest());
   const auto begun = [](const auto& batches) { return !batches.empty(); };
   ASSERT_TRUE(first->WaitFor(begun) && second.WaitFor(begun));
-  EXPECT_FAILS(CallStream(&Stub::Events, v1::EventsRequest()), RESOURCE_EXHAUSTED, "TOO_MANY_SUBSCRIBERS",
-               "--max-subscribers");
-  EXPECT_FAILS(CallStream(&Stub::Watch, v1::WatchRequest()), RESOURCE_EXHAUSTED, "TOO_MANY_SUBSCRIBERS", "2");
+  EXPECT_FAILS(CallStream(&Stub::Events, v1::EventsRequest()), RESOURCE_EXHAUSTED,
+               "TOO_MANY_SUBSCRIBERS", "--max-subscribers");
+  EXPECT_FAILS(CallStream(&Stub::Watch, v1::WatchRequest()), RESOURCE_EXHAUSTED,
+               "TOO_MANY_SUBSCRIBERS", "2");
   first.reset();
   EXPECT_TRUE(Eventually([&] {
     test::EventStream third(*stub_, v1::EventsRequest());
@@ -609,7 +639,8 @@ TEST_F(RpcTest, ReflectionListsAndDescribesTheService) {
   ASSERT_TRUE(stream->Write(request));
   ASSERT_TRUE(stream->Read(&response));
   std::vector<std::string> names;
-  for (const auto& service : response.list_services_response().service()) names.push_back(service.name());
+  for (const auto& service : response.list_services_response().service())
+    names.push_back(service.name());
   EXPECT_THAT(names, ::testing::IsSupersetOf({"shardd.v1.ShardControl", "grpc.health.v1.Health"}));
 
   request.set_file_containing_symbol("shardd.v1.ShardControl");
@@ -623,9 +654,9 @@ TEST_F(RpcTest, ReflectionListsAndDescribesTheService) {
       for (const auto& method : service.method()) methods.push_back(method.name());
     }
   }
-  EXPECT_THAT(methods,
-              ::testing::UnorderedElementsAre("Spawn", "Kill", "Restart", "Rescale", "CancelRescale", "Stats",
-                                              "Watch", "Events", "Ack", "Send", "Locate"));
+  EXPECT_THAT(methods, ::testing::UnorderedElementsAre("Spawn", "Kill", "Restart", "Rescale",
+                                                       "CancelRescale", "Stats", "Watch", "Events",
+                                                       "Ack", "Send", "Locate"));
   stream->WritesDone();
   EXPECT_TRUE(stream->Finish().ok());
 }
@@ -633,8 +664,8 @@ TEST_F(RpcTest, ReflectionListsAndDescribesTheService) {
 TEST_F(RpcTest, HealthFollowsTheShards) {
   Start({"--shard-count", "4", "--no-spawn"});
   namespace health = grpc::health::v1;
-  const auto stub =
-      health::Health::NewStub(grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  const auto stub = health::Health::NewStub(
+      grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
   const auto status = [&](const std::string& service) {
     grpc::ClientContext context;
     health::HealthCheckRequest request;
@@ -652,7 +683,8 @@ TEST_F(RpcTest, HealthFollowsTheShards) {
   ASSERT_TRUE(WaitUntilReady(4));
   EXPECT_TRUE(Eventually([&] { return status(service) == health::HealthCheckResponse::SERVING; }));
   discord_->CloseWith(ShardId{3, 4}, 4013);
-  EXPECT_TRUE(Eventually([&] { return status(service) == health::HealthCheckResponse::NOT_SERVING; }));
+  EXPECT_TRUE(
+      Eventually([&] { return status(service) == health::HealthCheckResponse::NOT_SERVING; }));
   EXPECT_EQ(status(""), health::HealthCheckResponse::SERVING);
   // A stopped shard is not wanted.
   ASSERT_EQ(Call(&Stub::Kill, KillOf({3})).code, StatusCode::OK);

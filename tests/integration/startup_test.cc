@@ -344,8 +344,9 @@ TEST(StartupTest, RefusesACertificateThatIsNoneAndAKeyThatDoesNotFit) {
   const simulator::TemporaryFile other_key(simulator::MakeCertificate().key);
   const auto refuses = [](const std::string& cert_path, const std::string& key_path,
                           const std::string& flag) {
-    const auto process = Start(kListenAnywhere + Flags{"--api-url", "http://127.0.0.1:1", "--tls-cert",
-                                                       cert_path, "--tls-key", key_path});
+    const auto process =
+        Start(kListenAnywhere + Flags{"--api-url", "http://127.0.0.1:1", "--tls-cert", cert_path,
+                                      "--tls-key", key_path});
     EXPECT_EQ(process->WaitForExit(), 2);
     EXPECT_TRUE(process->WaitForLog(flag + ": '")) << process->err();
   };
@@ -434,7 +435,8 @@ TEST(StartupTest, SimulatesDiscordWithoutAnythingElse) {
 }
 
 TEST(StartupTest, SimulatesAsManyShardsAsTheGuildsNeed) {
-  const auto process = Start(kListenAnywhere + Flags{"--simulate", "--simulate-guilds", "2501"}, "");
+  const auto process =
+      Start(kListenAnywhere + Flags{"--simulate", "--simulate-guilds", "2501"}, "");
   ASSERT_NE(process->address(), "") << process->err();
   EXPECT_TRUE(Eventually([&] { return Code(Ask(process->admin_address(), "/readyz")) == 200; }))
       << process->err();

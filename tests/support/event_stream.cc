@@ -59,7 +59,8 @@ EventStream::Batches EventStream::batches() const {
 
 std::vector<v1::Event> EventStream::events() const {
   std::vector<v1::Event> events;
-  for (const auto& batch : batches()) events.insert(events.end(), batch.events().begin(), batch.events().end());
+  for (const auto& batch : batches())
+    events.insert(events.end(), batch.events().begin(), batch.events().end());
   return events;
 }
 

@@ -21,7 +21,8 @@ std::vector<char*> Pointers(std::vector<std::string>& texts) {
 
 }  // namespace
 
-ShardDProcess::ShardDProcess(const std::vector<std::string>& arguments, const Variables& variables) {
+ShardDProcess::ShardDProcess(const std::vector<std::string>& arguments,
+                             const Variables& variables) {
   int out[2], err[2];
   if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) throw std::runtime_error("pipe2");
   posix_spawn_file_actions_t actions;
@@ -32,7 +33,8 @@ ShardDProcess::ShardDProcess(const std::vector<std::string>& arguments, const Va
   std::vector<std::string> argv_texts = {SHARDD_BINARY};
   argv_texts.insert(argv_texts.end(), arguments.begin(), arguments.end());
   std::vector<std::string> env_texts;
-  for (const char* name : {"PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"}) {
+  for (const char* name :
+       {"PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"}) {
     if (const char* value = std::getenv(name)) env_texts.push_back(std::string(name) + "=" + value);
   }
   for (const auto& [name, value] : variables) env_texts.push_back(name + "=" + value);

@@ -12,13 +12,16 @@
 
 namespace shardd::test {
 
-// The real shardd binary, run as a user runs it. What it prints is kept. Ends it (SIGKILL) when it goes out of scope.
+// The real shardd binary, run as a user runs it. What it prints is kept. Ends it (SIGKILL) when it
+// goes out of scope.
 class ShardDProcess {
  public:
   using Variables = std::map<std::string, std::string>;
 
-  // The process gets `variables` and nothing else of this one's environment but PATH and what the sanitizers read.
-  explicit ShardDProcess(const std::vector<std::string>& arguments, const Variables& variables = {});
+  // The process gets `variables` and nothing else of this one's environment but PATH and what the
+  // sanitizers read.
+  explicit ShardDProcess(const std::vector<std::string>& arguments,
+                         const Variables& variables = {});
   ~ShardDProcess();
   ShardDProcess(const ShardDProcess&) = delete;
   ShardDProcess& operator=(const ShardDProcess&) = delete;
@@ -34,7 +37,8 @@ class ShardDProcess {
   std::string out();
   std::string err();
   // Waits until standard error holds `text`.
-  bool WaitForLog(const std::string& text, std::chrono::milliseconds timeout = std::chrono::seconds(10));
+  bool WaitForLog(const std::string& text,
+                  std::chrono::milliseconds timeout = std::chrono::seconds(10));
   pid_t pid() const { return pid_; }
 
  private:
