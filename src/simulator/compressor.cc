@@ -14,6 +14,7 @@ constexpr int kZstdWindowLog = 18;
 
 class Plain final : public Compressor {
  public:
+  void Begin(std::string_view part, std::string& out) override { out += part; }
   void Compress(std::string_view payload, std::string& out) override { out += payload; }
   bool binary() const override { return false; }
   std::string_view name() const override { return "none"; }
@@ -31,22 +32,27 @@ class Zlib final : public Compressor {
   Zlib(const Zlib&) = delete;
   Zlib& operator=(const Zlib&) = delete;
 
+  void Begin(std::string_view part, std::string& out) override { Deflate(part, Z_NO_FLUSH, out); }
   void Compress(std::string_view payload, std::string& out) override {
-    stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(payload.data()));
-    stream_.avail_in = static_cast<uInt>(payload.size());
-    do {
-      const size_t used = out.size();
-      out.resize(used + kChunk);
-      stream_.next_out = reinterpret_cast<Bytef*>(out.data() + used);
-      stream_.avail_out = kChunk;
-      deflate(&stream_, complete_frames_ ? Z_FINISH : Z_SYNC_FLUSH);
-      out.resize(out.size() - stream_.avail_out);
-    } while (stream_.avail_out == 0);
+    Deflate(payload, complete_frames_ ? Z_FINISH : Z_SYNC_FLUSH, out);
     if (complete_frames_) deflateReset(&stream_);
   }
   std::string_view name() const override { return "zlib-stream"; }
 
  private:
+  void Deflate(std::string_view bytes, int flush, std::string& out) {
+    stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
+    stream_.avail_in = static_cast<uInt>(bytes.size());
+    do {
+      const size_t used = out.size();
+      out.resize(used + kChunk);
+      stream_.next_out = reinterpret_cast<Bytef*>(out.data() + used);
+      stream_.avail_out = kChunk;
+      deflate(&stream_, flush);
+      out.resize(out.size() - stream_.avail_out);
+    } while (stream_.avail_out == 0);
+  }
+
   const bool complete_frames_;
   z_stream stream_{};
 };
@@ -64,20 +70,25 @@ class Zstd final : public Compressor {
   Zstd(const Zstd&) = delete;
   Zstd& operator=(const Zstd&) = delete;
 
-  void Compress(std::string_view payload, std::string& out) override {
-    ZSTD_inBuffer in{payload.data(), payload.size(), 0};
+  void Begin(std::string_view part, std::string& out) override { Run(part, ZSTD_e_continue, out); }
+  void Compress(std::string_view payload, std::string& out) override { Run(payload, end_, out); }
+  std::string_view name() const override { return "zstd-stream"; }
+
+ private:
+  void Run(std::string_view bytes, ZSTD_EndDirective directive, std::string& out) {
+    ZSTD_inBuffer in{bytes.data(), bytes.size(), 0};
     size_t left = 0;
     do {
       const size_t used = out.size();
       out.resize(used + kChunk);
       ZSTD_outBuffer room{out.data() + used, kChunk, 0};
-      left = ZSTD_compressStream2(context_, &room, &in, end_);
+      left = ZSTD_compressStream2(context_, &room, &in, directive);
       out.resize(used + room.pos);
+      // Only an end is to bring out all that the context holds.
+      if (directive == ZSTD_e_continue) left = in.size - in.pos;
     } while (left != 0 && ZSTD_isError(left) == 0);
   }
-  std::string_view name() const override { return "zstd-stream"; }
 
- private:
   const ZSTD_EndDirective end_;
   ZSTD_CCtx* const context_;
 };

@@ -14,6 +14,8 @@ class Compressor {
  public:
   virtual ~Compressor() = default;
 
+  // Takes the beginning of a payload, and appends what is ready of it; Compress() takes the rest.
+  virtual void Begin(std::string_view part, std::string& out) = 0;
   // Appends one payload's bytes, flushed so that the reader can inflate all of it.
   virtual void Compress(std::string_view payload, std::string& out) = 0;
   // Binary messages when it compresses, text when it does not.

@@ -1,5 +1,6 @@
 #include "simulator/connection.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <chrono>
 #include <utility>
@@ -22,6 +23,7 @@ Connection::Connection(std::unique_ptr<Stream> stream, boost::asio::any_io_execu
       executor_(std::move(executor)),
       handler_(handler),
       close_timer_(executor_),
+      drip_timer_(executor_),
       decoder_(kLargestMessage) {}
 
 void Connection::Start() {
@@ -137,6 +139,17 @@ void Connection::Send(bool binary, std::string_view payload, uint32_t fragments)
   Queue();
 }
 
+void Connection::SendBytes(std::string_view bytes) {
+  if (state_ != State::kWebSocket || frozen_) return;
+  queue_ += bytes;
+  Queue();
+}
+
+void Connection::SetDrip(size_t bytes, std::chrono::milliseconds pause) {
+  drip_bytes_ = bytes;
+  drip_pause_ = pause;
+}
+
 void Connection::Close(uint16_t code, std::string_view reason) {
   if (state_ != State::kWebSocket) return;
   state_ = State::kClosing;
@@ -156,6 +169,7 @@ void Connection::Reset() {
   const auto self = std::move(while_frozen_);
   state_ = State::kClosed;
   close_timer_.cancel();
+  drip_timer_.cancel();
   stream_->Reset();
 }
 
@@ -169,6 +183,7 @@ void Connection::Finish() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
   close_timer_.cancel();
+  drip_timer_.cancel();
   stream_->Shutdown();
 }
 
@@ -184,12 +199,28 @@ void Connection::Queue() {
 void Connection::Flush() {
   if (state_ == State::kClosed || frozen_ || !in_flight_.empty() || queue_.empty()) return;
   in_flight_.swap(queue_);
-  stream_->AsyncWrite(
-      boost::asio::buffer(in_flight_),
-      [self = shared_from_this()](Stream::Error error, size_t) { self->OnWrite(error); });
+  written_ = 0;
+  WriteNext();
+}
+
+void Connection::WriteNext() {
+  const size_t rest = in_flight_.size() - written_;
+  const size_t size = drip_bytes_ == 0 ? rest : std::min(rest, drip_bytes_);
+  stream_->AsyncWrite(boost::asio::buffer(in_flight_.data() + written_, size),
+                      [self = shared_from_this(), size](Stream::Error error, size_t) {
+                        self->written_ += size;
+                        self->OnWrite(error);
+                      });
 }
 
 void Connection::OnWrite(Stream::Error error) {
+  if (!error && written_ < in_flight_.size() && state_ != State::kClosed && !frozen_) {
+    drip_timer_.expires_after(drip_pause_);
+    drip_timer_.async_wait([self = shared_from_this()](Stream::Error cancelled) {
+      if (!cancelled && self->state_ != State::kClosed && !self->frozen_) self->WriteNext();
+    });
+    return;
+  }
   in_flight_.clear();
   if (state_ == State::kClosed || frozen_) return;
   if (error) return Lost();

@@ -3,6 +3,7 @@
 #include <array>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -54,6 +55,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Queues one WebSocket message, cut into so many frames. Everything queued in one round leaves in
   // one write.
   void Send(bool binary, std::string_view payload, uint32_t fragments);
+  // Queues bytes as they are, outside of any frame.
+  void SendBytes(std::string_view bytes);
+  // From the next write on, so many bytes at a time with this pause between; 0 bytes: all at once.
+  void SetDrip(size_t bytes, std::chrono::milliseconds pause);
   // Queues a close frame (code 0: without a code) and ends the connection when the client has
   // answered it, or in a second.
   void Close(uint16_t code, std::string_view reason);
@@ -76,6 +81,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void ReadMessages();
   void OnCloseFrame(std::string_view payload);
   void Flush();
+  void WriteNext();
   void OnWrite(Stream::Error error);
   void Queue();
   void Lost();
@@ -85,6 +91,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   const boost::asio::any_io_executor executor_;
   RequestHandler& handler_;
   boost::asio::steady_timer close_timer_;
+  boost::asio::steady_timer drip_timer_;
   State state_ = State::kHttp;
   std::array<char, 16 * 1024> read_buffer_;
   std::string request_bytes_;
@@ -93,6 +100,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool opened_ = false;                      // its OnOpen() has been called
   std::string queue_;
   std::string in_flight_;
+  size_t written_ = 0;  // of in_flight_
+  size_t drip_bytes_ = 0;
+  std::chrono::milliseconds drip_pause_{0};
   bool flush_posted_ = false;
   bool finish_when_written_ = false;
   bool frozen_ = false;

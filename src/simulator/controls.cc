@@ -99,6 +99,37 @@ size_t Controls::SendRaw(const Target& target, std::string_view payload) {
   return ForPeers(target, [payload](Peer& peer) { peer.SendPayload(payload); });
 }
 
+size_t Controls::SendBytes(const Target& target, MessageKind kind, std::string_view bytes) {
+  return ForPeers(target, [kind, bytes](Peer& peer) { peer.SendMessage(kind, bytes); });
+}
+
+size_t Controls::SendFrameHeader(const Target& target, MessageKind kind, uint64_t size) {
+  return ForPeers(target, [kind, size](Peer& peer) { peer.SendFrameHeader(kind, size); });
+}
+
+size_t Controls::SendTcpBytes(const Target& target, std::string_view bytes) {
+  return ForPeers(target, [bytes](Peer& peer) { peer.SendTcpBytes(bytes); });
+}
+
+size_t Controls::SendBomb(const Target& target, size_t inflated_bytes) {
+  size_t sent = 0;
+  ForPeers(target, [&](Peer& peer) { sent += peer.SendBomb(inflated_bytes) ? 1 : 0; });
+  return sent;
+}
+
+void Controls::SetDrip(size_t bytes, std::chrono::milliseconds pause) {
+  gateway_.options.drip_bytes = bytes;
+  gateway_.options.drip_pause = pause;
+  ForPeers(Target(), [&](Peer& peer) { peer.SetDrip(bytes, pause); });
+}
+
+void Controls::SetSessionStarts(uint32_t remaining,
+                                std::optional<std::chrono::milliseconds> reset_after) {
+  std::optional<SteadyTime> day_ends;
+  if (reset_after.has_value()) day_ends = SteadyClock::now() + *reset_after;
+  gateway_.limits().Set(remaining, day_ends);
+}
+
 size_t Controls::Freeze(const Target& target) {
   return ForPeers(target, [](Peer& peer) { peer.Freeze(); });
 }

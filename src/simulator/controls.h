@@ -32,6 +32,12 @@ class Controls {
   size_t StopAcks(const Target& target, bool stop);
   size_t RequestHeartbeat(const Target& target);
   size_t SendRaw(const Target& target, std::string_view payload);
+  size_t SendBytes(const Target& target, MessageKind kind, std::string_view bytes);
+  size_t SendFrameHeader(const Target& target, MessageKind kind, uint64_t size);
+  size_t SendTcpBytes(const Target& target, std::string_view bytes);
+  size_t SendBomb(const Target& target, size_t inflated_bytes);
+  void SetDrip(size_t bytes, std::chrono::milliseconds pause);
+  void SetSessionStarts(uint32_t remaining, std::optional<std::chrono::milliseconds> reset_after);
   size_t Freeze(const Target& target);
   size_t ForgetSessions(const Target& target);
 

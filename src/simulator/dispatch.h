@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -11,6 +12,8 @@ struct Dispatch {
   std::string type;
   uint64_t guild_id = 0;  // 0: belongs to no guild
   std::string data;       // JSON of `d`
+  // Not 0: `data` is empty, and the whole payload is filled up to this size while it is compressed.
+  size_t bomb_bytes = 0;
 };
 
 using DispatchPtr = std::shared_ptr<const Dispatch>;

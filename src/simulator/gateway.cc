@@ -4,14 +4,17 @@
 #include <random>
 #include <utility>
 
+#include "simulator/json_scan.h"
 #include "simulator/json_text.h"
 #include "simulator/peer.h"
 #include "simulator/protocol.h"
+#include "simulator/random.h"
 
 namespace shardd::simulator {
 namespace {
 
 constexpr std::string_view kBotPrefix = "Bot ";
+constexpr size_t kMostExpired = 10'000;
 
 std::string NewSessionId() {
   std::random_device device;
@@ -25,8 +28,13 @@ Guilds::Options GuildOptions(const SimulatorOptions& options) {
 }
 
 IdentifyLimits::Options LimitOptions(const SimulatorOptions& options) {
-  return {options.max_concurrency, options.identify_window, options.session_starts_total,
-          options.session_starts_remaining};
+  std::optional<SteadyTime> day_ends;
+  if (options.session_starts_reset_after.has_value()) {
+    day_ends = SteadyClock::now() + *options.session_starts_reset_after;
+  }
+  return {options.max_concurrency,      options.identify_window,
+          options.session_starts_total, options.session_starts_remaining,
+          options.session_starts_day,   day_ends};
 }
 
 }  // namespace
@@ -119,6 +127,7 @@ void Gateway::Detach(Session& session) {
   if (session.peer != nullptr) session.peer->TakeSession();
   session.peer = nullptr;
   session.replaying_from.reset();
+  session.member_lists.clear();
   session.detached_since = SteadyClock::now();
   Changed();
 }
@@ -163,25 +172,52 @@ size_t Gateway::Publish(const DispatchPtr& event) {
   size_t given = 0;
   for (const auto& [count, shards] : generations_) {
     if (options.quirks.foreign_guilds) {
-      for (const auto& sessions : shards) given += Give(sessions, event, needed->second);
+      for (const auto& sessions : shards) given += GiveAll(sessions, event, needed->second);
     } else {
-      given += Give(shards[ShardForGuild(event->guild_id, count)], event, needed->second);
+      given += GiveAll(shards[ShardForGuild(event->guild_id, count)], event, needed->second);
     }
   }
-  counters.dispatches += given;
   return given;
 }
 
-size_t Gateway::Give(const std::vector<Session*>& sessions, const DispatchPtr& event,
-                     uint64_t needed) {
+size_t Gateway::GiveAll(const std::vector<Session*>& sessions, const DispatchPtr& event,
+                        uint64_t needed) {
   size_t given = 0;
   for (Session* session : sessions) {
     if (!session->Wants(needed)) continue;
-    const uint64_t sequence = session->Append(event);
+    SendTo(*session, event);
     ++given;
-    if (session->peer != nullptr) session->peer->SendDispatch(sequence, *event);
   }
   return given;
+}
+
+DispatchPtr Gateway::Give(Session& session, const DispatchPtr& event) {
+  ++counters.dispatches;
+  DispatchPtr sent = event;
+  if (options.permute_keys && event->guild_id != 0) {
+    Dispatch permuted = *event;
+    permuted.data = PermuteKeys(event->data, Mix(options.seed, session.number()));
+    sent = std::make_shared<const Dispatch>(std::move(permuted));
+  }
+  session.Append(sent);
+  return sent;
+}
+
+void Gateway::SendTo(Session& session, const DispatchPtr& event) {
+  const DispatchPtr sent = Give(session, event);
+  if (session.peer != nullptr) session.peer->SendDispatch(session.sequence(), *sent);
+}
+
+std::optional<uint32_t> Gateway::GuildOf(const Session& session,
+                                         std::optional<uint64_t> guild_id) const {
+  if (!guild_id.has_value()) return std::nullopt;
+  const bool owned = ShardForGuild(*guild_id, session.shard().count) == session.shard().id;
+  if (!owned && !options.quirks.foreign_guilds) return std::nullopt;
+  return guilds_.Find(*guild_id);
+}
+
+bool Gateway::HasExpired(const std::string& session_id) const {
+  return std::find(expired_.begin(), expired_.end(), session_id) != expired_.end();
 }
 
 std::vector<Session*> Gateway::Select(const Target& target) {
@@ -208,7 +244,10 @@ void Gateway::Sweep() {
   for (Session* session : Select(all)) {
     const bool over =
         session->peer == nullptr && now - session->detached_since > options.resume_window;
-    if (over) End(*session);
+    if (!over) continue;
+    expired_.push_back(session->id());
+    if (expired_.size() > kMostExpired) expired_.pop_front();
+    End(*session);
   }
 }
 
@@ -226,13 +265,23 @@ std::vector<SessionInfo> Gateway::Sessions() const {
   return infos;
 }
 
-std::vector<SentDispatch> Gateway::Sent(const std::string& session_id) const {
+const Session* Gateway::FindAny(const std::string& session_id) const {
   for (const auto* list : {&sessions_, &ended_}) {
     for (const auto& session : *list) {
-      if (session->id() == session_id) return session->Sent();
+      if (session->id() == session_id) return session.get();
     }
   }
-  return {};
+  return nullptr;
+}
+
+std::vector<SentDispatch> Gateway::Sent(const std::string& session_id) const {
+  const Session* session = FindAny(session_id);
+  return session == nullptr ? std::vector<SentDispatch>() : session->Sent();
+}
+
+std::vector<ReceivedCommand> Gateway::CommandsOf(const std::string& session_id) const {
+  const Session* session = FindAny(session_id);
+  return session == nullptr ? std::vector<ReceivedCommand>() : session->Commands();
 }
 
 }  // namespace shardd::simulator

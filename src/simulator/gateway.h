@@ -2,9 +2,11 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "simulator/commands.h"
 #include "simulator/dispatch.h"
 #include "simulator/guilds.h"
 #include "simulator/limits.h"
@@ -20,7 +23,7 @@
 
 namespace shardd::simulator {
 
-// One-shot faults that count down.
+// Faults that wait for something to happen to; those with a number count down.
 struct PendingFaults {
   uint32_t refuse_connections = 0;
   uint16_t refuse_status = 0;
@@ -32,6 +35,10 @@ struct PendingFaults {
   uint32_t gateway_bot_answers = 0;
   uint16_t gateway_bot_status = 0;
   std::chrono::milliseconds retry_after{0};
+  std::optional<std::string> gateway_bot_body;  // else Discord's own for that status
+  std::string gateway_bot_content_type;
+
+  std::string hello;  // `d` of each HELLO; empty: Discord's
 
   // Whether one is pending; takes it.
   static bool Take(uint32_t& count) { return count > 0 && count-- > 0; }
@@ -58,6 +65,16 @@ class Gateway {
   // Forgets the session.
   void End(Session& session);
   DispatchPtr GuildCreate(uint32_t guild);
+  // Numbers the event in the session and keeps it for replay. Returns what the session gets, which
+  // is the event itself unless keys are permuted.
+  DispatchPtr Give(Session& session, const DispatchPtr& event);
+  // The same, and sends it if the session has a connection that is not behind.
+  void SendTo(Session& session, const DispatchPtr& event);
+  // The index of a guild that the session's shard owns.
+  std::optional<uint32_t> GuildOf(const Session& session, std::optional<uint64_t> guild_id) const;
+  // Whether a session of this id has lain without a connection for too long.
+  bool HasExpired(const std::string& session_id) const;
+  Commands& commands() { return commands_; }
   void AddPeer(Peer& peer) { peers_.insert(&peer); }
   void RemovePeer(Peer& peer);
   void Changed() { changed_(); }
@@ -73,6 +90,7 @@ class Gateway {
   void Sweep();
   std::vector<SessionInfo> Sessions() const;
   std::vector<SentDispatch> Sent(const std::string& session_id) const;
+  std::vector<ReceivedCommand> CommandsOf(const std::string& session_id) const;
 
   // Changed only through the fault interface.
   SimulatorOptions options;
@@ -90,14 +108,18 @@ class Gateway {
   using Generation = std::vector<std::vector<Session*>>;
 
   void ResetToken();
-  size_t Give(const std::vector<Session*>& sessions, const DispatchPtr& event, uint64_t needed);
+  // Also one that has ended, while recording.
+  const Session* FindAny(const std::string& session_id) const;
+  size_t GiveAll(const std::vector<Session*>& sessions, const DispatchPtr& event, uint64_t needed);
 
   const std::function<void()> changed_;
   const Guilds guilds_;
   IdentifyLimits limits_;
+  Commands commands_{*this};
   bool token_reset_ = false;
   std::vector<std::unique_ptr<Session>> sessions_;  // in the order of their start
   std::vector<std::unique_ptr<Session>> ended_;     // only while recording
+  std::deque<std::string> expired_;                 // ids of the newest, bounded
   std::map<uint32_t, Generation> generations_;      // by shard count
   // By type, found once: of guilds' events, and of those without a guild.
   std::array<std::unordered_map<std::string, uint64_t>, 2> needed_intents_;

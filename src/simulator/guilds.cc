@@ -72,7 +72,10 @@ uint64_t Guilds::Role(size_t guild, uint64_t which) const {
 }
 
 User Guilds::Member(size_t guild, uint64_t which) const {
-  const uint64_t number = which % Members(guild);
+  return MemberNumber(guild, static_cast<uint32_t>(which % Members(guild)));
+}
+
+User Guilds::MemberNumber(size_t guild, uint32_t number) const {
   Random random(Hash(guild, kMemberKind, number));
   const uint64_t when = kFirstGuild + random.Next() % (kLastGuild - kFirstGuild);
   return {Snowflake(when, random.Next())};
@@ -86,10 +89,25 @@ uint32_t Guilds::Members(size_t guild) const {
   return static_cast<uint32_t>(3 + create_bytes_[guild] / 600);
 }
 
+uint32_t Guilds::MemberCount(size_t guild) const {
+  return Members(guild) * static_cast<uint32_t>(1 + Hash(guild, kIdKind, 1) % 20);
+}
+
+std::optional<uint32_t> Guilds::Find(uint64_t id) const {
+  const auto found = std::find(ids_.begin(), ids_.end(), id);
+  if (found == ids_.end()) return std::nullopt;
+  return static_cast<uint32_t>(found - ids_.begin());
+}
+
+std::string UserName(User user) {
+  std::string name;
+  AppendName(name, Mix(user.id, 1));
+  return name;
+}
+
 void AppendUser(std::string& out, User user) {
   const uint64_t hash = Mix(user.id, 1);
-  out += R"({"username":")";
-  AppendName(out, hash);
+  Append(out, R"({"username":")", UserName(user));
   out += R"(","public_flags":)";
   AppendOne(out, hash % 4 == 0 ? 4194304u : 0u);
   if (hash % 5 == 0) {
@@ -160,8 +178,7 @@ void Guilds::AppendChannels(size_t guild, std::string& out) const {
   for (uint32_t i = 0; i < Channels(guild); ++i) {
     const uint64_t hash = Hash(guild, kChannelKind, i + 1'000'000);
     if (i != 0) out += ',';
-    const bool voice = i % 4 == 3;
-    if (voice) {
+    if (IsVoice(i)) {
       Append(out,
              R"({"version":1,"user_limit":0,"type":2,"rtc_region":null,"rate_limit_per_user":0,)",
              R"("position":)", i,
@@ -224,6 +241,18 @@ void Guilds::AppendEmojis(size_t guild, std::string& out) const {
   }
 }
 
+void Guilds::AppendSounds(size_t guild, std::string& out) const {
+  const uint64_t sounds = Hash(guild, kRoleKind, 3'000'000) % 3;
+  for (uint64_t i = 0; i < sounds; ++i) {
+    const uint64_t hash = Hash(guild, kRoleKind, 3'000'001 + i);
+    Append(out, i == 0 ? "" : ",", R"({"volume":1.0,"sound_id":")",
+           Snowflake(kFirstGuild + hash % 1'000'000'000, hash), R"(","name":")");
+    AppendName(out, hash);
+    Append(out, R"(","guild_id":")", ids_[guild],
+           R"(","emoji_name":null,"emoji_id":null,"available":true})");
+  }
+}
+
 std::string Guilds::CreateData(size_t guild) const {
   const uint64_t id = ids_[guild];
   const uint64_t hash = Hash(guild, kIdKind, 1);
@@ -241,15 +270,16 @@ std::string Guilds::CreateData(size_t guild) const {
   rest += R"(","guild_scheduled_events":[],"splash":null,"discovery_splash":null,)"
           R"("rules_channel_id":null,"default_message_notifications":1,"presences":[],"emojis":[)";
   AppendEmojis(guild, rest);
-  Append(rest, R"(],"application_id":null,"hub_type":null,"member_count":)",
-         Members(guild) * (1 + hash % 20), R"(,"id":")", id,
+  Append(rest, R"(],"application_id":null,"hub_type":null,"member_count":)", MemberCount(guild),
+         R"(,"id":")", id,
          R"(","region":"deprecated","max_members":500000,"max_video_channel_users":25,)",
          R"("max_stage_video_channel_users":50,"public_updates_channel_id":null,"nsfw":false,)",
          R"("nsfw_level":0,"unavailable":false,"mfa_level":0,"preferred_locale":"en-US","icon":")");
   AppendHex(rest, hash + 1);
   rest += R"(","home_header":null,"description":null,"banner":null,"owner_id":")";
-  Append(rest, Member(guild, 0).id,
-         R"(","soundboard_sounds":[],"embedded_activities":[],"activity_instances":[],)",
+  Append(rest, Member(guild, 0).id, R"(","soundboard_sounds":[)");
+  AppendSounds(guild, rest);
+  Append(rest, R"(],"embedded_activities":[],"activity_instances":[],)",
          R"("stage_instances":[],"threads":[],"explicit_content_filter":2,"afk_timeout":300,)",
          R"("system_channel_id":")", Channel(guild, 0),
          R"(","latest_onboarding_question_id":null,"premium_subscription_count":)", hash % 30,

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,10 +37,20 @@ class Guilds {
   uint64_t Role(size_t guild, uint64_t which) const;
   User Member(size_t guild, uint64_t which) const;
   uint32_t Channels(size_t guild) const;
+  // Whether a guild's channel of this number is a voice channel.
+  static bool IsVoice(uint64_t channel) { return channel % 4 == 3; }
+  // Those who do something; `member_count` has the silent ones too. The first Members() of the
+  // numbers below MemberCount() are the former.
   uint32_t Members(size_t guild) const;
+  uint32_t MemberCount(size_t guild) const;
+  User MemberNumber(size_t guild, uint32_t number) const;
+  // A guild's index by its id.
+  std::optional<uint32_t> Find(uint64_t id) const;
 
   // `d` of the guild's GUILD_CREATE.
   std::string CreateData(size_t guild) const;
+  // The inside of the array of its soundboard sounds.
+  void AppendSounds(size_t guild, std::string& out) const;
 
  private:
   uint64_t Hash(size_t guild, uint64_t kind, uint64_t which) const;
@@ -54,6 +65,7 @@ class Guilds {
   std::vector<double> weight_up_to_;  // running sum of how busy each guild is
 };
 
+std::string UserName(User user);
 // `{"username":...}` and `"user":{...},"roles":[...],...` (the inside of a member), in Discord's
 // key order.
 void AppendUser(std::string& out, User user);

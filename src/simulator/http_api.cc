@@ -1,9 +1,7 @@
 #include "simulator/http_api.h"
 
-#include <charconv>
 #include <string>
 
-#include "common/json_escape.h"
 #include "simulator/json_text.h"
 #include "simulator/peer.h"
 
@@ -56,34 +54,10 @@ std::string_view Route(std::string_view path) {
   return path;
 }
 
-std::optional<uint64_t> Number(std::string_view text) {
-  uint64_t number = 0;
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (text.empty() || parsed.ptr != text.data() + text.size()) return std::nullopt;
-  return number;
-}
-
-http::Response Affected(size_t count) {
-  http::Response response;
-  Append(response.body, R"({"affected":)", count, "}");
-  return response;
-}
-
-void AppendCloses(std::string& out, std::string_view name,
-                  const std::map<uint16_t, uint64_t>& closes) {
-  Append(out, R"(,")", name, R"(":{)");
-  bool first = true;
-  for (const auto& [code, count] : closes) {
-    Append(out, first ? "\"" : ",\"", code, "\":", count);
-    first = false;
-  }
-  out += '}';
-}
-
 }  // namespace
 
 http::Response HttpApi::Answer(const http::Request& request) {
-  if (request.path.starts_with("/simulator/")) return Control(request);
+  if (request.path.starts_with(ControlApi::kPath)) return control_.Answer(request);
   const std::string_view route = Route(request.path);
   if (route != "/gateway" && route != "/gateway/bot") return Failure(404, "404: Not Found");
   if (request.method != "GET") return Failure(405, "405: Method Not Allowed");
@@ -98,7 +72,12 @@ http::Response HttpApi::GatewayBot(const http::Request& request) {
   gateway_.Changed();
   PendingFaults& faults = gateway_.faults;
   if (PendingFaults::Take(faults.gateway_bot_answers)) {
-    return InjectedFailure(faults.gateway_bot_status, faults.retry_after);
+    http::Response answer = InjectedFailure(faults.gateway_bot_status, faults.retry_after);
+    if (faults.gateway_bot_body.has_value()) {
+      answer.body = *faults.gateway_bot_body;
+      answer.content_type = faults.gateway_bot_content_type;
+    }
+    return answer;
   }
   // REST, unlike IDENTIFY, insists on the prefix.
   const std::string_view authorization = request.Header("authorization");
@@ -106,13 +85,13 @@ http::Response HttpApi::GatewayBot(const http::Request& request) {
     return Failure(401, "401: Unauthorized");
   }
   const SteadyTime now = SteadyClock::now();
+  const uint32_t remaining = gateway_.limits().Remaining(now);
+  const auto reset_after = gateway_.limits().ResetAfter(now);
   http::Response response;
   Append(response.body, R"({"url":")", gateway_.url, R"(","shards":)",
          gateway_.options.recommended_shards, R"(,"session_start_limit":{"total":)",
-         gateway_.options.session_starts_total, R"(,"remaining":)",
-         gateway_.limits().Remaining(now), R"(,"reset_after":)",
-         gateway_.limits().ResetAfter(now).count(), R"(,"max_concurrency":)",
-         gateway_.options.max_concurrency, "}}");
+         gateway_.options.session_starts_total, R"(,"remaining":)", remaining, R"(,"reset_after":)",
+         reset_after.count(), R"(,"max_concurrency":)", gateway_.options.max_concurrency, "}}");
   return response;
 }
 
@@ -141,75 +120,6 @@ std::shared_ptr<WebSocketEvents> HttpApi::Accept(Connection& connection,
     handshake.compress.clear();
   }
   return std::make_shared<Peer>(gateway_, connection, std::move(handshake));
-}
-
-http::Response HttpApi::Control(const http::Request& request) {
-  const std::string_view action = std::string_view(request.path).substr(sizeof("/simulator/") - 1);
-  if (action == "status") return Status();
-  if (request.method != "POST") return Failure(405, "405: Method Not Allowed");
-
-  Target target;
-  if (const auto shard = request.Query("shard"); !shard.empty()) {
-    const auto id = Number(shard);
-    if (!id.has_value()) return Failure(400, "shard: not a number");
-    const auto count = Number(request.Query("count"));
-    const auto fallback = std::max<uint32_t>(gateway_.options.recommended_shards, 1);
-    target.shard =
-        ShardId{static_cast<uint32_t>(*id), static_cast<uint32_t>(count.value_or(fallback))};
-  }
-  const auto flag = [&](const char* name) { return request.Query(name) == "true"; };
-  const auto number = [&](const char* name) { return Number(request.Query(name)).value_or(0); };
-
-  if (action == "reconnect") return Affected(controls_.SendReconnect(target));
-  if (action == "drop") return Affected(controls_.DropConnections(target));
-  if (action == "heartbeat") return Affected(controls_.RequestHeartbeat(target));
-  if (action == "invalid-session") {
-    return Affected(controls_.SendInvalidSession(target, flag("resumable")));
-  }
-  if (action == "close") {
-    return Affected(controls_.CloseWith(target, static_cast<uint16_t>(number("code")), {}));
-  }
-  if (action == "stop-acks") return Affected(controls_.StopAcks(target, flag("stop")));
-  if (action == "emit") {
-    if (request.body.empty()) return Failure(400, "emit: the body is the JSON of d");
-    return Affected(controls_.Emit(request.Query("type"), number("guild"), request.body));
-  }
-  if (action == "traffic") {
-    controls_.EmitTraffic(number("events"));
-    return Affected(number("events"));
-  }
-  if (action == "rate") {
-    controls_.SetRate(static_cast<double>(number("events")));
-    return Affected(0);
-  }
-  return Failure(404, "404: Not Found");
-}
-
-http::Response HttpApi::Status() const {
-  const Counters& c = gateway_.counters;
-  http::Response response;
-  std::string& out = response.body;
-  Append(out, R"({"connections":)", c.connections, R"(,"identifies":)", c.identifies,
-         R"(,"identifies_refused":)", c.identifies_refused, R"(,"resumes":)", c.resumes,
-         R"(,"resumes_refused":)", c.resumes_refused, R"(,"heartbeats":)", c.heartbeats,
-         R"(,"events":)", c.events, R"(,"dispatches":)", c.dispatches,
-         R"(,"slow_readers_dropped":)", c.slow_readers_dropped);
-  AppendCloses(out, "client_closes", c.client_closes);
-  AppendCloses(out, "server_closes", c.server_closes);
-  out += R"(,"sessions":[)";
-  bool first = true;
-  for (const SessionInfo& session : gateway_.Sessions()) {
-    Append(out, first ? "" : ",", R"({"session_id":")", session.session_id, R"(","shard":[)",
-           session.shard.id, ",", session.shard.count, R"(],"intents":)", session.intents,
-           R"(,"connected":)", session.connected ? "true" : "false", R"(,"alive":)",
-           session.alive ? "true" : "false", R"(,"guilds_sent":)",
-           session.guilds_sent ? "true" : "false", R"(,"guilds":)", session.guilds,
-           R"(,"sequence":)", session.sequence, R"(,"resumes":)", session.resumes,
-           R"(,"compression":")", session.compression, "\"}");
-    first = false;
-  }
-  out += "]}";
-  return response;
 }
 
 }  // namespace shardd::simulator

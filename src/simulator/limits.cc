@@ -3,15 +3,10 @@
 #include <algorithm>
 
 namespace shardd::simulator {
-namespace {
-
-constexpr std::chrono::hours kDay{24};
-constexpr std::chrono::seconds kSendWindow{60};
-
-}  // namespace
-
 IdentifyLimits::IdentifyLimits(const Options& options)
-    : options_(options), remaining_(options.remaining.value_or(options.total)) {}
+    : options_(options),
+      remaining_(options.remaining.value_or(options.total)),
+      day_ends_(options.day_ends) {}
 
 IdentifyLimits::Verdict IdentifyLimits::Admit(uint32_t shard_id, SteadyTime now) {
   Roll(now);
@@ -21,7 +16,7 @@ IdentifyLimits::Verdict IdentifyLimits::Admit(uint32_t shard_id, SteadyTime now)
     return Verdict::kTooEarly;
   }
   if (remaining_ == 0) return Verdict::kBudgetSpent;
-  if (!day_began_.has_value()) day_began_ = now;
+  if (!day_ends_.has_value()) day_ends_ = now + options_.day;
   last_by_bucket_[bucket] = now;
   --remaining_;
   return Verdict::kAdmitted;
@@ -32,19 +27,25 @@ uint32_t IdentifyLimits::Remaining(SteadyTime now) {
   return remaining_;
 }
 
-std::chrono::milliseconds IdentifyLimits::ResetAfter(SteadyTime now) const {
-  if (!day_began_.has_value()) return std::chrono::milliseconds(0);
-  return std::chrono::duration_cast<std::chrono::milliseconds>(*day_began_ + kDay - now);
+std::chrono::milliseconds IdentifyLimits::ResetAfter(SteadyTime now) {
+  Roll(now);
+  if (!day_ends_.has_value()) return std::chrono::milliseconds(0);
+  return std::chrono::ceil<std::chrono::milliseconds>(*day_ends_ - now);
+}
+
+void IdentifyLimits::Set(uint32_t remaining, std::optional<SteadyTime> day_ends) {
+  remaining_ = remaining;
+  if (day_ends.has_value()) day_ends_ = day_ends;
 }
 
 void IdentifyLimits::Roll(SteadyTime now) {
-  if (!day_began_.has_value() || now - *day_began_ < kDay) return;
-  day_began_.reset();
+  if (!day_ends_.has_value() || now < *day_ends_) return;
+  day_ends_.reset();
   remaining_ = options_.total;
 }
 
 bool SendWindow::Admit(SteadyTime now) {
-  while (!sent_.empty() && now - sent_.front() >= kSendWindow) sent_.pop_front();
+  while (!sent_.empty() && now - sent_.front() >= window_) sent_.pop_front();
   if (sent_.size() >= limit_) return false;
   sent_.push_back(now);
   return true;

@@ -20,6 +20,8 @@ class IdentifyLimits {
     std::chrono::milliseconds window{5000};
     uint32_t total = 1000;
     std::optional<uint32_t> remaining{};  // unset: total
+    std::chrono::milliseconds day{std::chrono::hours(24)};
+    std::optional<SteadyTime> day_ends{};  // unset: a day begins with its first IDENTIFY
   };
   enum class Verdict { kAdmitted, kTooEarly, kBudgetSpent };
 
@@ -30,27 +32,32 @@ class IdentifyLimits {
 
   uint32_t Remaining(SteadyTime now);
   // 0 while nothing has been used.
-  std::chrono::milliseconds ResetAfter(SteadyTime now) const;
+  std::chrono::milliseconds ResetAfter(SteadyTime now);
+  // As if others had identified with the same token; without `day_ends` the day stays as it is.
+  void Set(uint32_t remaining, std::optional<SteadyTime> day_ends);
 
  private:
   void Roll(SteadyTime now);
 
   const Options options_;
   uint32_t remaining_;
-  std::optional<SteadyTime> day_began_;
+  std::optional<SteadyTime> day_ends_;
   std::unordered_map<uint32_t, SteadyTime> last_by_bucket_;
 };
 
-// Counts what a connection sends in the last 60 seconds. Thread-compatible.
+// Counts what a client sends in the last so many seconds, 60 for a connection's limit.
+// Thread-compatible.
 class SendWindow {
  public:
-  explicit SendWindow(uint32_t limit) : limit_(limit) {}
+  explicit SendWindow(uint32_t limit, std::chrono::seconds window = std::chrono::seconds(60))
+      : limit_(limit), window_(window) {}
 
   // Whether one more is still within the limit.
   bool Admit(SteadyTime now);
 
  private:
   const uint32_t limit_;
+  const std::chrono::seconds window_;
   std::deque<SteadyTime> sent_;
 };
 

@@ -4,7 +4,9 @@
 #include <boost/json.hpp>
 #include <utility>
 
+#include "simulator/json_scan.h"
 #include "simulator/json_text.h"
+#include "simulator/json_value.h"
 
 namespace shardd::simulator {
 namespace {
@@ -14,21 +16,6 @@ namespace json = boost::json;
 // Put-off dispatches wait until less than this is queued, so that a start with thousands of guilds
 // is no slow reader.
 constexpr size_t kLowWater = 256 * 1024;
-constexpr uint64_t kUserId = 872'145'673'928'011'796;
-
-std::optional<uint64_t> ToNumber(const json::value* value) {
-  if (value == nullptr) return std::nullopt;
-  if (value->is_uint64()) return value->get_uint64();
-  if (value->is_int64() && value->get_int64() >= 0) {
-    return static_cast<uint64_t>(value->get_int64());
-  }
-  return std::nullopt;
-}
-
-std::optional<std::string> ToText(const json::value* value) {
-  if (value == nullptr || !value->is_string()) return std::nullopt;
-  return std::string(value->get_string());
-}
 
 std::optional<ShardId> ToShard(const json::value& value) {
   if (!value.is_array() || value.get_array().size() != 2) return std::nullopt;
@@ -60,8 +47,7 @@ Peer::Peer(Gateway& gateway, Connection& connection, Handshake handshake)
     : gateway_(gateway),
       connection_(connection),
       handshake_(std::move(handshake)),
-      compressor_(MakeCompressor(gateway.options.quirks.ignore_compress ? "" : handshake_.compress,
-                                 gateway.options.quirks.complete_frames)),
+      writer_(connection, gateway.options, handshake_.compress),
       heartbeat_timer_(connection.executor()),
       sends_(gateway.options.sends_per_minute) {}
 
@@ -75,6 +61,7 @@ bool Peer::Matches(const Target& target) const {
 void Peer::OnOpen() {
   ++gateway_.counters.connections;
   gateway_.AddPeer(*this);
+  SetDrip(gateway_.options.drip_bytes, gateway_.options.drip_pause);
   gateway_.Changed();
   last_heartbeat_ = SteadyClock::now();
   WatchHeartbeats();
@@ -89,9 +76,11 @@ void Peer::OnOpen() {
   if (PendingFaults::Take(gateway_.faults.reconnect_hellos)) {
     return SendOp(Op::kReconnect, "null");
   }
-  std::string hello;
-  Append(hello, R"({"heartbeat_interval":)", gateway_.options.heartbeat_interval.count(),
-         R"(,"_trace":["[\"gateway-simulator\",{\"micros\":0.0}]"]})");
+  std::string hello = gateway_.faults.hello;
+  if (hello.empty()) {
+    Append(hello, R"({"heartbeat_interval":)", gateway_.options.heartbeat_interval.count(),
+           R"(,"_trace":["[\"gateway-simulator\",{\"micros\":0.0}]"]})");
+  }
   SendOp(Op::kHello, hello);
 }
 
@@ -119,16 +108,21 @@ void Peer::OnMessage(std::string_view payload) {
       if (session_ != nullptr) {
         return Close(close_code::kAlreadyAuthenticated, "Already authenticated.");
       }
-      return op->get_int64() == static_cast<int64_t>(Op::kIdentify) ? OnIdentify(*fields)
-                                                                    : OnResume(*fields);
+      if (op->get_int64() == static_cast<int64_t>(Op::kResume)) return OnResume(*fields);
+      return OnIdentify(*fields, payload);
     default:
       break;
   }
   if (!IsCommand(op->get_int64())) return Close(close_code::kUnknownOpcode, "Unknown opcode.");
-  // What was under way when op 9 took the session is no offence.
-  if (session_ == nullptr && last_session_id_.empty()) {
-    Close(close_code::kNotAuthenticated, "Not authenticated.");
+  if (session_ == nullptr) {
+    // What was under way when op 9 took the session is no offence.
+    if (!last_session_id_.empty()) return;
+    return Close(close_code::kNotAuthenticated, "Not authenticated.");
   }
+  // "You sent an invalid Gateway opcode or an invalid payload for an opcode."
+  if (fields == nullptr) return Close(close_code::kUnknownOpcode, "Invalid payload.");
+  gateway_.commands().Perform(*session_, static_cast<Op>(op->get_int64()), *fields,
+                              MemberOf(payload, "d").value_or("{}"));
 }
 
 void Peer::OnHeartbeat(const json::value* data) {
@@ -139,12 +133,13 @@ void Peer::OnHeartbeat(const json::value* data) {
     session_->heartbeat_sequence = ToNumber(data);
   }
   gateway_.Changed();
+  if (!gateway_.options.acknowledge_heartbeats) return;
   if (session_ != nullptr && session_->acks_stopped) return;
   if (session_ == nullptr && gateway_.options.quirks.ack_after_identify_only) return;
   SendOp(Op::kHeartbeatAck, "null");
 }
 
-void Peer::OnIdentify(const json::object& data) {
+void Peer::OnIdentify(const json::object& data, std::string_view payload) {
   const Quirks& quirks = gateway_.options.quirks;
   const auto token = ToText(data.if_contains("token"));
   if (!token.has_value() || !gateway_.AcceptsToken(*token)) {
@@ -163,6 +158,9 @@ void Peer::OnIdentify(const json::object& data) {
     return Close(close_code::kDisallowedIntents, "Disallowed intent(s).");
   }
   const ShardId effective = shard.value_or(ShardId{0, 1});
+  if (effective.count % std::max(gateway_.options.shard_count_multiple, 1u) != 0) {
+    return Close(close_code::kInvalidShard, "Invalid shard.");
+  }
   if (gateway_.GuildsOf(effective).size() > gateway_.options.max_guilds_per_shard) {
     return Close(close_code::kShardingRequired, "Sharding required.");
   }
@@ -179,9 +177,12 @@ void Peer::OnIdentify(const json::object& data) {
   }
   ++gateway_.counters.identifies;
   Attach(gateway_.StartSession(effective, *intents));
+  if (data.contains("presence")) {
+    session_->presence = MemberOf(MemberOf(payload, "d").value_or(""), "presence").value_or("");
+  }
   SendReady(shard);
   gateway_.Changed();
-  Pump();
+  Continue();
 }
 
 void Peer::SendReady(const std::optional<ShardId>& shard) {
@@ -189,7 +190,7 @@ void Peer::SendReady(const std::optional<ShardId>& shard) {
   Append(
       data, R"({"v":)", handshake_.version == "9" ? 9 : 10,
       R"(,"user_settings":{},"user":{"verified":true,"username":"simulated","primary_guild":null,)",
-      R"("mfa_enabled":true,"id":")", kUserId,
+      R"("mfa_enabled":true,"id":")", kBotUserId,
       R"(","global_name":null,"flags":0,"email":null,"discriminator":"4242","clan":null,)",
       R"("bot":true,"avatar":null},)");
   if (shard.has_value()) Append(data, R"("shard":[)", shard->id, ",", shard->count, "],");
@@ -202,11 +203,11 @@ void Peer::SendReady(const std::optional<ShardId>& shard) {
   }
   Append(
       data, R"(],"guild_join_requests":[],"geo_ordered_rtc_regions":["rotterdam","frankfurt"],)",
-      R"("game_relationships":[],"auth":{},"application":{"id":")", kUserId,
+      R"("game_relationships":[],"auth":{},"application":{"id":")", kBotUserId,
       R"(","flags":565248},"_trace":["[\"gateway-simulator\",{\"micros\":1200,\"calls\":[]}]"]})");
   const auto ready = std::make_shared<const Dispatch>(Dispatch{"READY", 0, std::move(data)});
-  ++gateway_.counters.dispatches;
-  Write(session_->Append(ready), *ready);
+  gateway_.Give(*session_, ready);
+  writer_.WriteDispatch(session_->sequence(), *ready);
 }
 
 void Peer::OnResume(const json::object& data) {
@@ -225,6 +226,17 @@ void Peer::OnResume(const json::object& data) {
     gateway_.End(*session);
     return Close(close_code::kInvalidSequence, "Invalid seq.");
   }
+  const SimulatorOptions& options = gateway_.options;
+  if (session == nullptr && options.close_expired_resumes &&
+      gateway_.HasExpired(session_id.value_or(""))) {
+    ++gateway_.counters.resumes_refused;
+    return Close(close_code::kSessionTimedOut, "Session timed out.");
+  }
+  if (session != nullptr && options.close_stale_resumes && !session->CanReplayAfter(sequence)) {
+    ++gateway_.counters.resumes_refused;
+    gateway_.End(*session);
+    return Close(close_code::kInvalidSequence, "Invalid seq.");
+  }
   if (quirks.refuse_resume || session == nullptr ||
       PendingFaults::Take(gateway_.faults.refuse_resumes) || !session->CanReplayAfter(sequence)) {
     ++gateway_.counters.resumes_refused;
@@ -235,18 +247,18 @@ void Peer::OnResume(const json::object& data) {
   if (session->peer != nullptr) session->peer->Reset();
   Attach(*session);
   session->replaying_from = sequence + 1;
-  Pump();
+  Continue();
 }
 
 void Peer::Attach(Session& session) {
   session_ = &session;
   session.peer = this;
-  session.compression = compressor_->name();
+  session.compression = writer_.compression();
   last_shard_ = session.shard();
   last_session_id_ = session.id();
 }
 
-void Peer::Pump() {
+void Peer::Continue() {
   while (session_ != nullptr && connection_.queued_bytes() < kLowWater) {
     Session& session = *session_;
     if (session.replaying_from.has_value()) {
@@ -258,22 +270,25 @@ void Peer::Pump() {
           ++gateway_.counters.slow_readers_dropped;
           return Reset();
         }
-        Write(next++, *dispatch);
+        writer_.WriteDispatch(next++, *dispatch);
         continue;
       }
       session.replaying_from.reset();
       ++session.resumes;
       ++gateway_.counters.resumes;
-      ++gateway_.counters.dispatches;
       const auto resumed = std::make_shared<const Dispatch>(
           Dispatch{"RESUMED", 0, R"({"_trace":["[\"gateway-simulator\",{\"micros\":0.0}]"]})"});
-      Write(session.Append(resumed), *resumed);
+      gateway_.Give(session, resumed);
+      writer_.WriteDispatch(session.sequence(), *resumed);
       gateway_.Changed();
     } else if (session.guilds_sent < session.guilds.size() && session.Wants(intent::kGuilds)) {
-      const DispatchPtr create = gateway_.GuildCreate(session.guilds[session.guilds_sent++]);
-      ++gateway_.counters.dispatches;
-      Write(session.Append(create), *create);
+      const DispatchPtr create =
+          gateway_.Give(session, gateway_.GuildCreate(session.guilds[session.guilds_sent++]));
+      writer_.WriteDispatch(session.sequence(), *create);
       if (session.guilds_sent == session.guilds.size()) gateway_.Changed();
+    } else if (!session.member_lists.empty()) {
+      const DispatchPtr chunk = gateway_.Give(session, gateway_.commands().NextChunk(session));
+      writer_.WriteDispatch(session.sequence(), *chunk);
     } else {
       return;
     }
@@ -282,51 +297,48 @@ void Peer::Pump() {
 
 void Peer::SendDispatch(uint64_t sequence, const Dispatch& dispatch) {
   if (session_->replaying_from.has_value()) return;
-  Write(sequence, dispatch);
-  if (connection_.queued_bytes() > gateway_.options.write_queue_bytes) {
+  writer_.WriteDispatch(sequence, dispatch);
+  if (dispatch.bomb_bytes == 0 && connection_.queued_bytes() > gateway_.options.write_queue_bytes) {
     ++gateway_.counters.slow_readers_dropped;
     Reset();
   }
 }
 
-void Peer::Write(uint64_t sequence, const Dispatch& dispatch) {
-  payload_.clear();
-  if (gateway_.options.quirks.data_first) {
-    Append(payload_, R"({"d":)", dispatch.data, R"(,"op":0,"s":)", sequence, R"(,"t":")",
-           dispatch.type, "\"}");
-  } else {
-    Append(payload_, R"({"t":")", dispatch.type, R"(","s":)", sequence, R"(,"op":0,"d":)",
-           dispatch.data, "}");
-  }
-  SendPayload(payload_);
-}
-
 void Peer::SendOp(Op op, std::string_view data) {
-  const Quirks& quirks = gateway_.options.quirks;
-  const auto number = static_cast<int64_t>(op);
-  std::string text;
-  if (quirks.bare_hello) {
-    Append(text, R"({"op":)", number, R"(,"d":)", data, "}");
-  } else if (quirks.data_first) {
-    Append(text, R"({"d":)", data, R"(,"op":)", number, R"(,"s":null,"t":null})");
-  } else {
-    Append(text, R"({"t":null,"s":null,"op":)", number, R"(,"d":)", data, "}");
-  }
-  SendPayload(text);
+  if (!left_) writer_.WriteOp(op, data);
 }
 
 void Peer::SendPayload(std::string_view payload) {
-  if (left_ || connection_.frozen()) return;
-  const uint32_t fragments = gateway_.options.split_fragments;
-  if (!compressor_->binary()) return connection_.Send(false, payload, fragments);
-  message_.clear();
-  compressor_->Compress(payload, message_);
-  const size_t parts = std::clamp<size_t>(gateway_.options.split_messages, 1, message_.size());
-  for (size_t i = 0; i < parts; ++i) {
-    const size_t begin = message_.size() * i / parts;
-    const size_t end = message_.size() * (i + 1) / parts;
-    connection_.Send(true, std::string_view(message_).substr(begin, end - begin), fragments);
-  }
+  if (!left_) writer_.WritePayload(payload);
+}
+
+void Peer::SendMessage(MessageKind kind, std::string_view bytes) {
+  if (!left_) connection_.Send(kind == MessageKind::kBinary, bytes, 1);
+}
+
+void Peer::SendFrameHeader(MessageKind kind, uint64_t size) {
+  std::string header;
+  websocket::AppendHeader(
+      kind == MessageKind::kBinary ? websocket::Opcode::kBinary : websocket::Opcode::kText, size,
+      header);
+  SendTcpBytes(header);
+}
+
+void Peer::SendTcpBytes(std::string_view bytes) {
+  if (!left_) connection_.SendBytes(bytes);
+}
+
+bool Peer::SendBomb(size_t inflated_bytes) {
+  if (session_ == nullptr) return false;
+  Dispatch bomb;
+  bomb.type = "X";
+  bomb.bomb_bytes = std::max<size_t>(inflated_bytes, 1);
+  gateway_.SendTo(*session_, std::make_shared<const Dispatch>(std::move(bomb)));
+  return true;
+}
+
+void Peer::SetDrip(size_t bytes, std::chrono::milliseconds pause) {
+  connection_.SetDrip(bytes, pause);
 }
 
 void Peer::OnTooLarge() { Close(close_code::kDecodeError, "Error while decoding payload."); }

@@ -2,16 +2,17 @@
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/json/fwd.hpp>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "simulator/compressor.h"
 #include "simulator/connection.h"
 #include "simulator/gateway.h"
 #include "simulator/limits.h"
+#include "simulator/payload_writer.h"
 #include "simulator/protocol.h"
 
 namespace shardd::simulator {
@@ -36,6 +37,17 @@ class Peer final : public WebSocketEvents, public std::enable_shared_from_this<P
   // Any payload but a dispatch; `data` is the JSON of `d`.
   void SendOp(Op op, std::string_view data);
   void SendPayload(std::string_view payload);
+  // One WebSocket message as it is, past the compression.
+  void SendMessage(MessageKind kind, std::string_view bytes);
+  // The beginning of one whose rest never comes.
+  void SendFrameHeader(MessageKind kind, uint64_t size);
+  void SendTcpBytes(std::string_view bytes);
+  // A dispatch of this size, as one number of the session. Whether there is a session.
+  bool SendBomb(size_t inflated_bytes);
+  void SetDrip(size_t bytes, std::chrono::milliseconds pause);
+  // Sends what was put off until the client has read: the rest of a replay, GUILD_CREATEs and
+  // member lists.
+  void Continue();
   // Ends the connection; the session too if that is what this code means.
   void Close(uint16_t code, std::string_view reason);
   void Reset();
@@ -49,18 +61,14 @@ class Peer final : public WebSocketEvents, public std::enable_shared_from_this<P
   void OnMessage(std::string_view payload) override;
   void OnTooLarge() override;
   void OnClosed(uint16_t code) override;
-  void OnWritten() override { Pump(); }
+  void OnWritten() override { Continue(); }
 
  private:
   void OnHeartbeat(const boost::json::value* data);
-  void OnIdentify(const boost::json::object& data);
+  void OnIdentify(const boost::json::object& data, std::string_view payload);
   void OnResume(const boost::json::object& data);
-  void OnCommand();
   void Attach(Session& session);
   void SendReady(const std::optional<ShardId>& shard);
-  // Sends what was put off until the client has read: the rest of a replay, and GUILD_CREATEs.
-  void Pump();
-  void Write(uint64_t sequence, const Dispatch& dispatch);
   void WatchHeartbeats();
   void OnHeartbeatTimeout();
   // The connection is no longer ours: gives the session back.
@@ -69,7 +77,7 @@ class Peer final : public WebSocketEvents, public std::enable_shared_from_this<P
   Gateway& gateway_;
   Connection& connection_;
   const Handshake handshake_;
-  const std::unique_ptr<Compressor> compressor_;
+  PayloadWriter writer_;
   boost::asio::steady_timer heartbeat_timer_;
   SendWindow sends_;
   Session* session_ = nullptr;
@@ -78,8 +86,6 @@ class Peer final : public WebSocketEvents, public std::enable_shared_from_this<P
   std::string last_session_id_;
   SteadyTime last_heartbeat_;
   bool left_ = false;
-  std::string payload_;  // reused
-  std::string message_;  // reused
 };
 
 }  // namespace shardd::simulator

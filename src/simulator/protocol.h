@@ -7,6 +7,9 @@
 // client on purpose: a wrong one must show up as a disagreement.
 namespace shardd::simulator {
 
+// The simulated bot, as a user and as an application.
+inline constexpr uint64_t kBotUserId = 872'145'673'928'011'796;
+
 // https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway-gateway-opcodes
 enum class Op : int64_t {
   kDispatch = 0,
@@ -55,6 +58,8 @@ constexpr bool EndsSession(uint16_t code) {
 // https://discord.com/developers/docs/events/gateway#gateway-intents
 namespace intent {
 inline constexpr uint64_t kGuilds = 1u << 0;
+inline constexpr uint64_t kGuildMembers = 1u << 1;
+inline constexpr uint64_t kGuildPresences = 1u << 8;
 inline constexpr uint64_t kDocumented = 0x331FFFF;
 
 // Any one of the bits that the result has lets an event of this type through; 0: it is sent

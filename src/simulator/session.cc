@@ -6,16 +6,22 @@
 
 namespace shardd::simulator {
 
-uint64_t Session::Append(DispatchPtr dispatch) {
+void Session::Append(DispatchPtr dispatch) {
   if (options_.record) recorded_.push_back(dispatch);
   replay_.push_back(std::move(dispatch));
   if (replay_.size() > options_.replay_events) replay_.pop_front();
-  return next_++;
+  ++next_;
 }
 
 DispatchPtr Session::Find(uint64_t sequence) const {
   if (sequence >= next_ || sequence + replay_.size() < next_) return nullptr;
   return replay_[sequence + replay_.size() - next_];
+}
+
+void Session::NoteCommand(int64_t op, std::string_view data) {
+  constexpr size_t kMostCommands = 1000;
+  commands_.push_back({op, std::string(data)});
+  if (commands_.size() > kMostCommands) commands_.pop_front();
 }
 
 std::vector<SentDispatch> Session::Sent() const {
@@ -41,6 +47,7 @@ SessionInfo Session::Info() const {
   info.heartbeats = heartbeats;
   info.heartbeat_sequence = heartbeat_sequence;
   info.compression = compression;
+  info.presence = presence;
   return info;
 }
 

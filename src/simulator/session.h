@@ -4,17 +4,28 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/clock.h"
 #include "common/shard_id.h"
 #include "simulator/dispatch.h"
+#include "simulator/limits.h"
 #include "simulator/simulator.h"
 
 namespace shardd::simulator {
 
 class Peer;
+
+// A whole member list that is being sent, as fast as the client reads.
+struct MemberList {
+  size_t guild = 0;   // index
+  uint32_t next = 0;  // number of the first member that has not been sent
+  bool presences = false;
+  std::string nonce;
+};
 
 // What Discord keeps of a shard between connections: who it is, how far it is, and the newest
 // dispatches for a RESUME. Loop-bound.
@@ -38,8 +49,8 @@ class Session {
   ShardId shard() const { return options_.shard; }
   uint64_t intents() const { return options_.intents; }
 
-  // Numbers one more dispatch and keeps it for replay, the oldest giving way. Returns its number.
-  uint64_t Append(DispatchPtr dispatch);
+  // Numbers one more dispatch and keeps it for replay, the oldest giving way.
+  void Append(DispatchPtr dispatch);
 
   // Of the newest dispatch. REQUIRES: there has been one, which READY is.
   uint64_t sequence() const { return next_ - 1; }
@@ -55,6 +66,10 @@ class Session {
   // Whether an event may be sent to it by its intents; `needed` as intent::For() gives it.
   bool Wants(uint64_t needed) const { return needed == 0 || (options_.intents & needed) != 0; }
 
+  // One of the commands 3, 4, 8, 31 and 43, as it came; the newest 1000 are kept.
+  void NoteCommand(int64_t op, std::string_view data);
+  std::vector<ReceivedCommand> Commands() const { return {commands_.begin(), commands_.end()}; }
+
   Peer* peer = nullptr;       // the connection that has it now
   SteadyTime detached_since;  // of use while peer is nullptr
   bool acks_stopped = false;
@@ -63,6 +78,13 @@ class Session {
   size_t guilds_sent = 0;        // of them, how many GUILD_CREATEs have been sent
   std::optional<uint64_t>
       replaying_from;  // while a RESUME is being answered: the next number to send
+
+  std::deque<MemberList> member_lists;
+
+  // https://discord.com/developers/docs/events/gateway-events#update-presence: 5 in 20 s.
+  SendWindow presence_updates{5, std::chrono::seconds(20)};
+  std::string presence;             // JSON; empty: none has been set
+  std::set<uint64_t> voice_guilds;  // where the bot is in a voice channel
 
   uint32_t resumes = 0;
   uint64_t heartbeats = 0;
@@ -74,6 +96,7 @@ class Session {
   uint64_t next_;
   std::deque<DispatchPtr> replay_;
   std::vector<DispatchPtr> recorded_;
+  std::deque<ReceivedCommand> commands_;
 };
 
 }  // namespace shardd::simulator

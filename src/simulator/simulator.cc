@@ -226,6 +226,18 @@ size_t Simulator::RequestHeartbeat(const Target& target) {
 size_t Simulator::SendRaw(const Target& target, std::string_view payload) {
   return loop_->Run([&] { return loop_->controls().SendRaw(target, payload); });
 }
+size_t Simulator::SendBytes(const Target& target, MessageKind kind, std::string_view bytes) {
+  return loop_->Run([&] { return loop_->controls().SendBytes(target, kind, bytes); });
+}
+size_t Simulator::SendFrameHeader(const Target& target, MessageKind kind, uint64_t size) {
+  return loop_->Run([&] { return loop_->controls().SendFrameHeader(target, kind, size); });
+}
+size_t Simulator::SendTcpBytes(const Target& target, std::string_view bytes) {
+  return loop_->Run([&] { return loop_->controls().SendTcpBytes(target, bytes); });
+}
+size_t Simulator::SendBomb(const Target& target, size_t inflated_bytes) {
+  return loop_->Run([&] { return loop_->controls().SendBomb(target, inflated_bytes); });
+}
 size_t Simulator::Freeze(const Target& target) {
   return loop_->Run([&] { return loop_->controls().Freeze(target); });
 }
@@ -261,7 +273,28 @@ void Simulator::AnswerGatewayBotWith(uint16_t http_status, uint32_t n,
     faults.gateway_bot_answers = n;
     faults.gateway_bot_status = http_status;
     faults.retry_after = retry_after;
+    faults.gateway_bot_body.reset();
   });
+}
+void Simulator::AnswerGatewayBotWithBody(uint16_t http_status, std::string body, uint32_t n,
+                                         std::string content_type) {
+  loop_->Run([&] {
+    PendingFaults& faults = loop_->gateway().faults;
+    faults.gateway_bot_answers = n;
+    faults.gateway_bot_status = http_status;
+    faults.gateway_bot_body = std::move(body);
+    faults.gateway_bot_content_type = std::move(content_type);
+  });
+}
+void Simulator::SetSessionStarts(uint32_t remaining,
+                                 std::optional<std::chrono::milliseconds> reset_after) {
+  loop_->Run([&] { loop_->controls().SetSessionStarts(remaining, reset_after); });
+}
+void Simulator::SetHello(std::string data) {
+  loop_->Run([&] { loop_->gateway().faults.hello = std::move(data); });
+}
+void Simulator::SetDrip(size_t bytes_per_write, std::chrono::milliseconds pause) {
+  loop_->Run([&] { loop_->controls().SetDrip(bytes_per_write, pause); });
 }
 void Simulator::SetToken(std::string token) {
   loop_->Run([&] { loop_->gateway().SetToken(std::move(token)); });
@@ -277,6 +310,9 @@ void Simulator::SetSplitting(uint32_t messages, uint32_t fragments) {
     loop_->gateway().options.split_messages = messages;
     loop_->gateway().options.split_fragments = fragments;
   });
+}
+void Simulator::SetPermuteKeys(bool permute) {
+  loop_->Run([&] { loop_->gateway().options.permute_keys = permute; });
 }
 
 std::vector<SessionInfo> Simulator::Sessions() const {
@@ -301,6 +337,9 @@ uint32_t Simulator::session_starts_remaining() const {
 }
 std::vector<SentDispatch> Simulator::Sent(const std::string& session_id) const {
   return loop_->Run([&] { return loop_->gateway().Sent(session_id); });
+}
+std::vector<ReceivedCommand> Simulator::Commands(const std::string& session_id) const {
+  return loop_->Run([&] { return loop_->gateway().CommandsOf(session_id); });
 }
 
 bool Simulator::WaitUntil(const std::function<bool()>& condition,

@@ -54,15 +54,27 @@ struct SimulatorOptions {
   // 401 and 4004.
   uint32_t session_starts_total = 1000;
   std::optional<uint32_t> session_starts_remaining{};  // unset: all of them
-  uint32_t max_guilds_per_shard = 2500;                // more: 4011
-  uint64_t disallowed_intents = 0;                     // any of these bits: 4014
+  std::chrono::milliseconds session_starts_day{std::chrono::hours(24)};
+  // Until the first day's end, as /gateway/bot says it; unset: a day begins with its first
+  // IDENTIFY.
+  std::optional<std::chrono::milliseconds> session_starts_reset_after{};
+  uint32_t max_guilds_per_shard = 2500;  // more: 4011
+  uint32_t shard_count_multiple = 1;     // of large bots; a shard count that is none of it: 4010
+  uint64_t disallowed_intents = 0;       // any of these bits: 4014
 
   std::chrono::milliseconds heartbeat_interval{41250};
+  bool acknowledge_heartbeats = true;
   std::chrono::milliseconds heartbeat_tolerance{0};  // silence before close 1000; 0: two intervals
   std::chrono::milliseconds identify_window{5000};   // one IDENTIFY per bucket in this time
   std::chrono::milliseconds resume_window{
       180'000};                   // how long a session without connection is kept
   size_t replay_events = 65'536;  // kept per session; 0: Discord's max(100, min(3500, guilds * 75))
+  // RESUME of a session whose resume_window is over is closed with 4009, and one after a number
+  // that has left the replay buffer with 4007. Both get op 9 false otherwise, as today's Discord is
+  // seen to do.
+  bool close_expired_resumes = false;
+  bool close_stale_resumes = false;
+  std::chrono::milliseconds all_members_window{30'000};  // one whole member list a guild; see op 8
   uint32_t sends_per_minute = 120;  // client payloads per connection in 60 s; more: 4008
   // What may wait for a client that does not read. Beyond it the connection is reset; the session
   // stays resumable.
@@ -70,9 +82,15 @@ struct SimulatorOptions {
 
   uint32_t split_messages = 1;   // see Simulator::SetSplitting
   uint32_t split_fragments = 1;  // see Simulator::SetSplitting
+  size_t drip_bytes = 0;         // see Simulator::SetDrip
+  std::chrono::milliseconds drip_pause{0};
+  bool permute_keys = false;  // see Simulator::SetPermuteKeys
   bool record = false;  // keep every dispatch of every session for Sent(); grows without bound
   Quirks quirks{};
 };
+
+// What a WebSocket frame says of its bytes, true or not.
+enum class MessageKind { kText, kBinary };
 
 // Which sessions (or their connections) a fault is for: all, those of a shard, or one.
 struct Target {
@@ -97,14 +115,22 @@ struct SessionInfo {
   uint32_t resumes = 0;      // accepted ones
   uint64_t heartbeats = 0;
   std::optional<uint64_t> heartbeat_sequence;  // `d` of the last heartbeat
+  std::string presence;                        // JSON of the newest that was accepted; empty: none
   std::string compression;  // "none", "zlib-stream" or "zstd-stream", of the newest connection
 };
 
-// One dispatch as it was given to a session. `data` is the JSON of `d`, byte for byte.
+// One dispatch as it was given to a session. `data` is the JSON of `d`, byte for byte; of
+// SendBomb() it is empty.
 struct SentDispatch {
   uint64_t sequence = 0;
   std::string type;
   uint64_t guild_id = 0;
+  std::string data;
+};
+
+// One of op 3, 4, 8, 31 and 43. `data` is the JSON of `d`, byte for byte.
+struct ReceivedCommand {
+  int64_t op = 0;
   std::string data;
 };
 
@@ -116,8 +142,11 @@ struct Counters {
   uint64_t resumes = 0;             // answered by RESUMED
   uint64_t resumes_refused = 0;     // answered by op 9 or 4007
   uint64_t heartbeats = 0;
-  uint64_t events = 0;      // events made, before fan-out
-  uint64_t dispatches = 0;  // after fan-out: one for each session
+  uint64_t commands_ignored = 0;          // op 3 to 43 that made no sense, so without an answer
+  uint64_t presence_updates_dropped = 0;  // over 5 in 20 s
+  uint64_t member_requests_limited = 0;   // answered by RATE_LIMITED
+  uint64_t events = 0;                    // events made, before fan-out
+  uint64_t dispatches = 0;                // after fan-out: one for each session
   uint64_t gateway_bot_requests = 0;
   uint64_t slow_readers_dropped = 0;
   uint64_t heartbeat_timeouts = 0;
@@ -133,15 +162,16 @@ struct Counters {
 // its own. Thread-safe: every method takes effect before it returns, in the order of the calls.
 // Destroying it resets all connections.
 //
-// The same port takes orders from outside (for clients in other languages): POST
-// /simulator/ACTION?shard=I[&count=N], without `shard` for all; answers {"affected":N}. Actions:
-// reconnect, drop, invalid-session?resumable=true|false, close?code=4000,
-// stop-acks?stop=true|false, heartbeat, emit?type=T&guild=ID (body: the JSON of `d`),
-// traffic?events=N, rate?events=R. N is the recommended shard count if not given. GET
-// /simulator/status answers counters and sessions as JSON.
+// The same port takes most of these orders over HTTP, for clients in other languages:
+// docs/simulator.md.
 //
-// Not modelled: permissions, MESSAGE_CONTENT (content is sent to all), replies to op 3, 4, 8, 31
-// and 43 (accepted and ignored).
+// Commands are answered as Discord documents them. A whole member list (op 8) without the intent
+// GUILD_MEMBERS, and any request for a guild that is not the session's, gets no answer; `presences`
+// without GUILD_PRESENCES counts as false.
+//
+// Not modelled: permissions, whether a channel exists and is a voice channel (op 4), voice servers
+// themselves, MESSAGE_CONTENT (content is sent to all), payload compression (`compress` in
+// IDENTIFY), ETF, guilds that come and go.
 class Simulator {
  public:
   // Listens when it returns. Throws std::system_error whose message names the address, if that
@@ -182,8 +212,20 @@ class Simulator {
   // switched back.
   size_t StopAcks(const Target& target, bool stop);
   size_t RequestHeartbeat(const Target& target = {});  // op 1
-  size_t SendRaw(const Target& target,
-                 std::string_view payload);  // any text as one payload, unnumbered
+  // Any text as one payload, unnumbered, through the connection's compression.
+  size_t SendRaw(const Target& target, std::string_view payload);
+  // One WebSocket message past the compression: broken streams, UTF-8 that is none, text where
+  // binary is due.
+  size_t SendBytes(const Target& target, MessageKind kind, std::string_view bytes);
+  // The header of a frame that claims this size (below 2^63), and nothing of its payload; whatever
+  // follows is taken for it.
+  size_t SendFrameHeader(const Target& target, MessageKind kind, uint64_t size);
+  size_t SendTcpBytes(const Target& target, std::string_view bytes);  // outside of any frame
+  // A dispatch `{"t":"X","s":N,"op":0,"d":{"x":"aaaa..."}}` that is exactly so long when inflated,
+  // one message on the wire. It has its number and its place in the replay buffer as any other, so
+  // a RESUME before it gets it again. Made piece by piece: only without compression it is ever held
+  // whole. Returns how many sessions got it.
+  size_t SendBomb(const Target& target, size_t inflated_bytes);
   // Stops reading from and writing to these connections without closing them, as a half-open TCP
   // connection does.
   size_t Freeze(const Target& target = {});
@@ -202,12 +244,28 @@ class Simulator {
   void AnswerGatewayBotWith(
       uint16_t http_status, uint32_t n,
       std::chrono::milliseconds retry_after = std::chrono::milliseconds(1000));
+  // The same with this body.
+  void AnswerGatewayBotWithBody(uint16_t http_status, std::string body, uint32_t n,
+                                std::string content_type = "application/json");
+  // As if others had used the token: GET /gateway/bot agrees.
+  void SetSessionStarts(uint32_t remaining,
+                        std::optional<std::chrono::milliseconds> reset_after = std::nullopt);
+  // `d` of every HELLO from now on, such as {"heartbeat_interval":0}; empty: Discord's again.
+  void SetHello(std::string data);
+  // From now on everything is written so many bytes at a time, with this pause between; 0: at once.
+  void SetDrip(size_t bytes_per_write, std::chrono::milliseconds pause);
   void SetToken(std::string token);  // the old one is no longer accepted; open sessions stay
   void SetRecommendedShards(uint32_t shards);
   void SetQuirks(const Quirks& quirks);
   // From now on each compressed message is cut over `messages` WebSocket messages (zlib-stream and
   // zstd-stream), and each WebSocket message into `fragments` frames. 1: whole.
   void SetSplitting(uint32_t messages, uint32_t fragments);
+
+  // From now on each session gets the objects of guilds' events with their keys in an order of its
+  // own, nested ones too, and every value byte for byte: two gateway nodes may encode one event
+  // differently. The order follows from the seed and the session's place in the order of IDENTIFYs.
+  // A replay repeats the bytes that were sent.
+  void SetPermuteKeys(bool permute);
 
   // ---- What happened ----
 
@@ -218,6 +276,9 @@ class Simulator {
   uint32_t session_starts_remaining() const;
   // REQUIRES: options.record. Every dispatch of a session so far, in order, also after its end.
   std::vector<SentDispatch> Sent(const std::string& session_id) const;
+  // The newest 1000 of the commands (op 3, 4, 8, 31 and 43) that came over this session, also those
+  // without effect. After the session's end only with options.record.
+  std::vector<ReceivedCommand> Commands(const std::string& session_id) const;
 
   // Waits until `condition`, which may call any method of this class, holds; false after the
   // timeout. It is tried again after each change in here and every few milliseconds.

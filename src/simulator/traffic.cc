@@ -3,12 +3,13 @@
 #include <memory>
 #include <utility>
 
+#include "simulator/protocol.h"
+
 namespace shardd::simulator {
 namespace {
 
 // 2026-01-01: later than every guild and user of the simulated world.
 constexpr uint64_t kFirstEvent = 1'767'225'600'000;
-constexpr uint64_t kApplicationId = 872'145'673'928'011'796;
 
 }  // namespace
 
@@ -278,7 +279,7 @@ void Traffic::InteractionCreate(Dispatch& event) {
     const Message message = NewMessage(guild);
     out += R"("message":{)";
     AppendMessage(message, false, false, out);
-    Append(out, R"(,"application_id":")", kApplicationId, R"("},)");
+    Append(out, R"(,"application_id":")", kBotUserId, R"("},)");
   }
   out += R"("member":{)";
   AppendMember(out, guilds_, guild, PickMember(guild), true);
@@ -293,7 +294,7 @@ void Traffic::InteractionCreate(Dispatch& event) {
   } else {
     out += R"({"type":1,"options":[{"value":")";
     AppendContent(out);
-    Append(out, R"(","type":3,"name":"text"}],"name":"say","id":")", kApplicationId + 17, "\"}");
+    Append(out, R"(","type":3,"name":"text"}],"name":"say","id":")", kBotUserId + 17, "\"}");
   }
   const uint64_t channel = guilds_.Channel(guild, random_.Next() >> 8);
   Append(out, R"(,"context":0,"channel_id":")", channel,
@@ -302,7 +303,7 @@ void Traffic::InteractionCreate(Dispatch& event) {
          R"("name":"general","last_message_id":")", NewId(), R"(","id":")", channel,
          R"(","guild_id":")", event.guild_id,
          R"(","flags":0},"authorizing_integration_owners":{"0":")", event.guild_id,
-         R"("},"attachment_size_limit":10485760,"application_id":")", kApplicationId,
+         R"("},"attachment_size_limit":10485760,"application_id":")", kBotUserId,
          R"(","app_permissions":"2248473465835073"})");
 }
 

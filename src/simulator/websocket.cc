@@ -10,7 +10,7 @@ namespace {
 
 constexpr size_t kLargestControlPayload = 125;
 
-void AppendHeader(uint8_t first, size_t size, std::string& out) {
+void AppendFrameHeader(uint8_t first, uint64_t size, std::string& out) {
   out += static_cast<char>(first);
   int length_bytes = 0;
   if (size < 126) {
@@ -23,7 +23,7 @@ void AppendHeader(uint8_t first, size_t size, std::string& out) {
     length_bytes = 8;
   }
   for (int i = length_bytes - 1; i >= 0; --i) {
-    out += static_cast<char>(uint64_t{size} >> (8 * i));
+    out += static_cast<char>(size >> (8 * i));
   }
 }
 
@@ -43,6 +43,10 @@ std::string AcceptKey(std::string_view key) {
   return {reinterpret_cast<char*>(encoded), static_cast<size_t>(size)};
 }
 
+void AppendHeader(Opcode opcode, uint64_t size, std::string& out) {
+  AppendFrameHeader(0x80 | static_cast<uint8_t>(opcode), size, out);
+}
+
 void AppendMessage(Opcode opcode, std::string_view payload, uint32_t fragments, std::string& out) {
   const size_t count = std::clamp<size_t>(fragments, 1, std::max<size_t>(payload.size(), 1));
   for (size_t i = 0; i < count; ++i) {
@@ -50,7 +54,7 @@ void AppendMessage(Opcode opcode, std::string_view payload, uint32_t fragments, 
     const size_t end = payload.size() * (i + 1) / count;
     const bool last = i + 1 == count;
     const auto frame_opcode = static_cast<uint8_t>(i == 0 ? opcode : Opcode::kContinuation);
-    AppendHeader((last ? 0x80 : 0) | frame_opcode, end - begin, out);
+    AppendFrameHeader((last ? 0x80 : 0) | frame_opcode, end - begin, out);
     out += payload.substr(begin, end - begin);
   }
 }

@@ -23,6 +23,8 @@ enum class Opcode : uint8_t {
 // The value of Sec-WebSocket-Accept for a client's Sec-WebSocket-Key.
 std::string AcceptKey(std::string_view key);
 
+// Appends the header of a whole message of this size, without the message.
+void AppendHeader(Opcode opcode, uint64_t size, std::string& out);
 // Appends one whole message, cut into `fragments` frames of about the same size.
 void AppendMessage(Opcode opcode, std::string_view payload, uint32_t fragments, std::string& out);
 // Appends a close frame; code 0: one without a code.

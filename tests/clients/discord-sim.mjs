@@ -17,7 +17,11 @@ export class DiscordSim {
       throw new Error(`cannot start ${program} (set DISCORD_SIM to another one): ${error.message}`);
     });
     const lines = createInterface({ input: sim.#process.stdout });
-    const [line] = await Promise.race([once(lines, 'line'), failed]);
+    const ended = once(sim.#process, 'exit').then(([code]) => {
+      throw new Error(`discord-sim ended with ${code}`);
+    });
+    ended.catch(() => {}); // when it is stopped
+    const [line] = await Promise.race([once(lines, 'line'), failed, ended]);
     const found = /^listening on (http:\S+?)\/api\/v10$/.exec(line);
     if (!found) throw new Error(`discord-sim said: ${line}`);
     sim.origin = found[1];
@@ -29,6 +33,16 @@ export class DiscordSim {
     const response = await fetch(`${this.origin}/simulator/${order}`, { method: 'POST', body });
     if (!response.ok) throw new Error(`${order}: ${response.status} ${await response.text()}`);
     return (await response.json()).affected;
+  }
+
+  /**
+   * The order once all shards are connected. The library may take a moment, or one reconnect of its own: under load it now
+   * and then finds a connection dead that is not.
+   */
+  async orderWhenConnected(order, shards) {
+    const connected = async () => (await this.status()).sessions.filter((session) => session.connected).length;
+    while ((await connected()) < shards) await new Promise((resolve) => { setTimeout(resolve, 10); });
+    return this.order(order);
   }
 
   async status() {

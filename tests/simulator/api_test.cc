@@ -59,6 +59,39 @@ TEST(ApiTest, GatewayBotReportsTheBudget) {
   EXPECT_EQ(simulator.session_starts_remaining(), 4u);
 }
 
+boost::json::value Limit(const Simulator& simulator) {
+  const auto answer = Fetch(simulator.port(), "GET", "/api/v10/gateway/bot", "Bot any");
+  return boost::json::parse(answer.body).at("session_start_limit");
+}
+
+TEST(ApiTest, TheBudgetComesBackWithTheDay) {
+  Simulator simulator({.session_starts_total = 10,
+                       .session_starts_day = std::chrono::milliseconds(700),
+                       .identify_window = std::chrono::milliseconds(0)});
+  simulator.SetSessionStarts(2);
+  EXPECT_EQ(Limit(simulator).at("remaining"), 2);
+  GatewayClient client(simulator.port());
+  ASSERT_TRUE(client.Start({0, 1}, 0).has_value());
+  const auto limit = Limit(simulator);
+  if (limit.at("remaining") != 10) {  // the day is not over yet
+    EXPECT_EQ(limit.at("remaining"), 1);
+    EXPECT_GT(limit.at("reset_after").as_int64(), 0);
+    EXPECT_LE(limit.at("reset_after").as_int64(), 700);
+  }
+  ASSERT_TRUE(simulator.WaitUntil([&] { return simulator.session_starts_remaining() == 10; }));
+  EXPECT_EQ(Limit(simulator).at("remaining"), 10);
+  EXPECT_EQ(Limit(simulator).at("reset_after"), 0);
+}
+
+TEST(ApiTest, ADayMayHaveBegunBefore) {
+  const Simulator simulator(
+      {.session_starts_remaining = 3, .session_starts_reset_after = std::chrono::hours(1)});
+  const auto limit = Limit(simulator);
+  EXPECT_EQ(limit.at("remaining"), 3);
+  EXPECT_GT(limit.at("reset_after").as_int64(), 3'000'000);
+  EXPECT_LE(limit.at("reset_after").as_int64(), 3'600'000);
+}
+
 TEST(ApiTest, AWrongTokenIs401) {
   const Simulator simulator({.token = "secret"});
   for (const char* authorization : {"", "Bot wrong", "secret", "Bearer secret"}) {

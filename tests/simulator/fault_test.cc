@@ -102,6 +102,8 @@ TEST_F(FaultTest, RequestsHeartbeatsAndSendsAnything) {
   EXPECT_EQ(client.Read()->text, R"({"t":null,"s":null,"op":1,"d":null})");
   simulator_.SendRaw({}, R"({"op":77,"d":{"new":true}})");
   EXPECT_EQ(client.Read()->op, 77);
+  simulator_.SendRaw({}, "");
+  EXPECT_FALSE(client.Read().has_value()) << "nothing to compress: an empty message";
   simulator_.Emit("NEVER_HEARD_OF", 0, "[1,2]");
   EXPECT_EQ(client.Read()->data, "[1,2]");
 }

@@ -164,6 +164,63 @@ TEST(IdentifyTest, ASecondIdentifyIsClosedWith4005) {
   EXPECT_TRUE(simulator.Session({0, 1}).has_value()) << "the session can be resumed";
 }
 
+TEST(IdentifyTest, AResumeOfAConnectionWithASessionIsClosedWith4005) {
+  const Simulator simulator(Fast());
+  GatewayClient client(simulator.port());
+  ASSERT_TRUE(client.Start({0, 1}).has_value());
+  client.Resume(client.session_id(), 1);
+  EXPECT_EQ(client.ReadClose(), 4005);
+}
+
+TEST(IdentifyTest, ACommandWithoutAnObjectIsClosedWith4001) {
+  for (const char* data : {"null", "[]", "1"}) {
+    const Simulator simulator(Fast());
+    GatewayClient client(simulator.port());
+    ASSERT_TRUE(client.Start({0, 1}).has_value());
+    client.Send(std::string(R"({"op":8,"d":)") + data + "}");
+    EXPECT_EQ(client.ReadClose(), 4001) << data;
+    EXPECT_TRUE(simulator.Session({0, 1}).has_value()) << "the session can be resumed";
+  }
+}
+
+TEST(IdentifyTest, PayloadsOver4096BytesAreClosedWith4002) {
+  const Simulator simulator(Fast());
+  for (const size_t size : {4095, 4096, 4097}) {
+    GatewayClient client(simulator.port());
+    client.ReadOp(10);
+    std::string text = R"({"op":1,"d":null,"x":")";
+    text.resize(size - 2, 'x');
+    client.Send(text + "\"}");
+    if (size > 4096) {
+      EXPECT_EQ(client.ReadClose(), 4002);
+    } else {
+      EXPECT_TRUE(client.ReadOp(11).has_value()) << size;
+    }
+  }
+}
+
+TEST(IdentifyTest, AShardCountOfTheWrongMultipleIsClosedWith4010) {
+  const Simulator simulator({.shard_count_multiple = 4, .identify_window = milliseconds(0)});
+  GatewayClient right(simulator.port());
+  ASSERT_TRUE(right.Start({1, 8}).has_value());
+  GatewayClient wrong(simulator.port());
+  wrong.ReadOp(10);
+  wrong.Identify({1, 6});
+  EXPECT_EQ(wrong.ReadClose(), 4010);
+}
+
+TEST(IdentifyTest, WithoutAcksNoHeartbeatGetsOne) {
+  const Simulator simulator({.guilds = 0, .acknowledge_heartbeats = false});
+  GatewayClient client(simulator.port());
+  client.ReadOp(10);
+  client.Heartbeat();
+  client.Identify({0, 1});
+  EXPECT_EQ(client.Read()->type, "READY") << "no ACK before it";
+  client.Heartbeat(1);
+  EXPECT_TRUE(simulator.WaitUntil([&] { return simulator.counters().heartbeats == 2; }));
+  EXPECT_FALSE(client.Read(milliseconds(20)).has_value());
+}
+
 TEST(IdentifyTest, TooManyGuildsAreClosedWith4011) {
   const Simulator simulator({.guilds = 11, .max_guilds_per_shard = 10});
   GatewayClient client(simulator.port());

@@ -156,5 +156,62 @@ TEST(ResumeLimitTest, GuildsThatWereNotCreatedYetComeAfterTheResume) {
   EXPECT_EQ(created.size(), 30u);
 }
 
+TEST(ResumeLimitTest, DiscordsReplayBufferHoldsAHundredWithoutGuilds) {
+  Simulator simulator({.guilds = 0, .replay_events = 0});
+  GatewayClient first(simulator.port());
+  ASSERT_TRUE(first.Start({0, 1}).has_value());
+  first.Drop();
+  for (int i = 0; i < 100; ++i) simulator.Emit("X", 0, "{}");
+  GatewayClient second(simulator.port());
+  second.ReadOp(10);
+  second.Resume(first.session_id(), 1);
+  ASSERT_TRUE(second.ReadType("RESUMED").has_value());
+  second.Drop();
+  for (int i = 0; i < 101; ++i) simulator.Emit("X", 0, "{}");
+  GatewayClient third(simulator.port());
+  third.ReadOp(10);
+  third.Resume(first.session_id(), second.sequence());
+  EXPECT_EQ(third.Read()->text, R"({"t":null,"s":null,"op":9,"d":false})");
+}
+
+TEST(ResumeLimitTest, ASequenceTooFarBehindIs4007IfWanted) {
+  Simulator simulator({.guilds = 0, .replay_events = 10, .close_stale_resumes = true});
+  GatewayClient first(simulator.port());
+  ASSERT_TRUE(first.Start({0, 1}).has_value());
+  first.Drop();
+  for (int i = 0; i < 11; ++i) simulator.Emit("X", 0, "{}");
+  GatewayClient second(simulator.port());
+  second.ReadOp(10);
+  second.Resume(first.session_id(), 1);
+  EXPECT_EQ(second.ReadClose(), 4007);
+  EXPECT_TRUE(simulator.Sessions().empty());
+}
+
+TEST(ResumeLimitTest, AnExpiredSessionIs4009IfWanted) {
+  for (const bool close : {true, false}) {
+    const Simulator simulator({.guilds = 0,
+                               .identify_window = milliseconds(0),
+                               .resume_window = milliseconds(20),
+                               .close_expired_resumes = close});
+    GatewayClient expired(simulator.port());
+    GatewayClient left(simulator.port());
+    ASSERT_TRUE(expired.Start({0, 1}).has_value());
+    ASSERT_TRUE(left.Start({0, 1}).has_value());
+    expired.Close(4000);
+    left.Close(1000);
+    ASSERT_TRUE(simulator.WaitUntil([&] { return simulator.Sessions().empty(); }));
+    GatewayClient again(simulator.port());
+    again.ReadOp(10);
+    again.Resume(left.session_id(), 1);
+    EXPECT_EQ(again.Read()->op, 9) << "it has not timed out";
+    again.Resume(expired.session_id(), 1);
+    if (close) {
+      EXPECT_EQ(again.ReadClose(), 4009);
+    } else {
+      EXPECT_EQ(again.Read()->op, 9);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace shardd::simulator

@@ -112,7 +112,8 @@ class GatewayClient::Socket {
         request.set(beast::http::field::user_agent, options.user_agent);
       }
     }));
-    stream.read_message_max(0);
+    // More than any message, and no more than can be allocated.
+    stream.read_message_max(size_t{1} << 30);
     std::string target = options.query;
     if (!options.compress.empty()) target += "&compress=" + options.compress;
     if (!error) stream.handshake("127.0.0.1:" + std::to_string(port), target, error);
