@@ -29,6 +29,13 @@ inline constexpr uint64_t kMinRetainBytes = kSegmentsInRing * (uint64_t{64} << 1
 // Positions within a segment have 32 bits; this leaves room for kMaxDataBytes.
 inline constexpr uint64_t kMaxSegmentBytes = uint64_t{1} << 30;
 
+// Whether a log of this size keeps an event with so much data, be it alone. Beside the data stand
+// the type and a few numbers.
+constexpr bool Fits(uint64_t data_bytes, uint64_t retain_bytes) {
+  constexpr uint64_t kBesideData = 1024;
+  return Segment::RoundUp(Segment::BytesFor(data_bytes + kBesideData)) <= retain_bytes;
+}
+
 struct ReadLimits {
   uint32_t max_events = 4096;
   uint32_t max_bytes = 64 << 10;  // soft: one larger event is read whole, alone
