@@ -176,7 +176,7 @@ class Delivery {
         pool_({}, [this] { return std::make_unique<server::LogSink>(*log_, board_, [] {}); }),
         director_({}, pool_),
         stats_("bench", uint64_t{256} << 20, director_, *log_, fan_out_),
-        service_(director_, *log_, stats_, board_, fan_out_, 1000) {
+        service_(director_, pool_, *log_, stats_, board_, fan_out_, 1000) {
     log_->SetListener([this] { fan_out_.Signal(); });
     grpc::ServerBuilder builder;
     int port = 0;

@@ -23,15 +23,27 @@ enum class EndCause {
   kInvalidSession,           // op 9 with d = false
   kZombie,                   // heartbeats stay without an answer
   kGarbage,                  // what came was not the protocol
+  kOversize,                 // a payload was larger than --max-message-bytes
+  kSequenceGap,              // `s` jumped: what lies between can still be replayed
+  kSilence,                  // only heartbeats went on
+  kException,                // ours
+  kStalled,                  // our worker stood still
   kHelloTimeout,
   kIdentifyTimeout,
   kResumeTimeout,
 };
 
+// How long Discord wants a client to stay away.
+enum class Pause {
+  kNone,
+  kInvalidSession,  // 1 to 5 seconds at random between an op 9 and the next try
+  kSendWindow,      // until what was sent before no longer counts
+};
+
 struct Aftermath {
   NextStep next;
-  // Discord wants 1 to 5 seconds at random between an op 9 and the next try (discord-api-docs#244).
-  bool pause;
+  Pause pause;
+  bool died;                // whatever becomes of the session (crash_guard.h)
   std::string_view reason;  // in words; a literal
 };
 

@@ -17,6 +17,9 @@ static_assert(kJsonPadding >= simdjson::SIMDJSON_PADDING);
 
 constexpr size_t kMaxTypeLength = 64;
 
+// With its padding, as all `data` has.
+constexpr char kNull[4 + kJsonPadding] = "null";
+
 bool IsTypeCharacter(char c) {
   return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
 }
@@ -39,13 +42,23 @@ bool Skip(std::string_view* text, std::string_view expected) {
   return true;
 }
 
-bool SkipNumber(std::string_view* text, uint64_t* number) {
+bool SkipSequence(std::string_view* text, uint64_t* number) {
   const auto [end, ec] = std::from_chars(text->data(), text->data() + text->size(), *number);
-  if (ec != std::errc()) return false;
+  if (ec != std::errc() || *number > kMaxSequence) return false;
   const auto digits = static_cast<size_t>(end - text->data());
   if (digits > 1 && text->front() == '0') return false;  // not JSON
   text->remove_prefix(digits);
   return true;
+}
+
+// {"t":"TYPE","s":N,"op":0,
+bool SkipHead(std::string_view* text, DispatchHead* head) {
+  if (!Skip(text, R"({"t":")")) return false;
+  head->type = text->substr(0, std::min(text->find('"'), text->size()));
+  if (!IsType(head->type)) return false;
+  text->remove_prefix(head->type.size());
+  return Skip(text, R"(","s":)") && SkipSequence(text, &head->sequence) &&
+         Skip(text, R"(,"op":0,)");
 }
 
 }  // namespace
@@ -121,7 +134,7 @@ class EnvelopeReader::Parser {
     if (!IsNull(value, &is_null)) return false;
     if (is_null) return true;
     uint64_t number = 0;
-    if (value.get_uint64().get(number)) return false;
+    if (value.get_uint64().get(number) || number > kMaxSequence) return false;
     *sequence = number;
     return true;
   }
@@ -207,27 +220,25 @@ bool EnvelopeReader::ReadAnyForTest(std::string_view json, Envelope* envelope) {
   return ReadAny(json, envelope);
 }
 
+std::optional<DispatchHead> ReadDispatchHead(std::string_view json) {
+  DispatchHead head;
+  if (!SkipHead(&json, &head)) return std::nullopt;
+  return head;
+}
+
 // {"t":"TYPE","s":N,"op":0,"d":{...}}: the form of every dispatch that was ever captured.
 bool EnvelopeReader::ReadFast(std::string_view json, Envelope* envelope) {
   std::string_view rest = json;
-  if (!Skip(&rest, R"({"t":")")) return false;
-  const size_t type_length = std::min(rest.find('"'), rest.size());
-  const std::string_view type = rest.substr(0, type_length);
-  if (!IsType(type)) return false;
-  rest.remove_prefix(type_length);
-  uint64_t sequence = 0;
-  if (!Skip(&rest, R"(","s":)") || !SkipNumber(&rest, &sequence) ||
-      !Skip(&rest, R"(,"op":0,"d":)") || !rest.starts_with('{')) {
-    return false;
-  }
+  DispatchHead head;
+  if (!SkipHead(&rest, &head) || !Skip(&rest, R"("d":)") || !rest.starts_with('{')) return false;
   ObjectScan scan;
-  if (ScanObject(rest, GuildKey(type), &scan) != ScanResult::kDone) return false;
+  if (ScanObject(rest, GuildKey(head.type), &scan) != ScanResult::kDone) return false;
   if (rest.size() != scan.size + 1 || rest.back() != '}') return false;
   const std::string_view data = rest.substr(0, scan.size);
   if (scan.non_ascii && !simdjson::validate_utf8(data.data(), data.size())) return false;
   *envelope = Envelope{.op = static_cast<int64_t>(Opcode::kDispatch),
-                       .sequence = sequence,
-                       .type = type,
+                       .sequence = head.sequence,
+                       .type = head.type,
                        .guild_id = ParseSnowflake(scan.string),
                        .data = data};
   return true;
@@ -235,7 +246,9 @@ bool EnvelopeReader::ReadFast(std::string_view json, Envelope* envelope) {
 
 bool EnvelopeReader::ReadAny(std::string_view json, Envelope* envelope) {
   *envelope = Envelope{};
-  envelope->data = "null";
+  envelope->data = std::string_view(kNull, 4);
+  // Before simdjson, whose own limit may change.
+  if (!IsWithinMaxDepth(json)) return false;
   if (!parser_->ReadTopLevel(json, envelope)) return false;
   if (envelope->op != static_cast<int64_t>(Opcode::kDispatch)) return true;
   if (envelope->type.empty()) return false;

@@ -96,6 +96,43 @@ uint64_t EscapedBytes(uint64_t backslash, uint64_t* carry) {
   return escaped;
 }
 
+// The structure of one block after the other. Masks of what lies behind the text are cleared.
+class BlockReader {
+ public:
+  explicit BlockReader(std::string_view text) : text_(text) {}
+
+  struct Block {
+    uint64_t quotes = 0;     // that begin and end strings
+    uint64_t in_string = 0;  // with the opening quote, without the closing one
+    uint64_t opens = 0;
+    uint64_t closes = 0;
+    uint64_t control = 0;
+    uint64_t high = 0;
+  };
+
+  // REQUIRES: base < text.size(), and the blocks before have been read.
+  Block Read(size_t base) {
+    const Masks masks = Classify(text_.data() + base);
+    const size_t left = text_.size() - base;
+    const uint64_t inside_text = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+    const uint64_t escaped = EscapedBytes(masks.backslash, &escape_carry_);
+    const uint64_t quotes = masks.quote & ~escaped & inside_text;
+    const uint64_t in_string = PrefixXor(quotes) ^ string_carry_;
+    string_carry_ = static_cast<uint64_t>(static_cast<int64_t>(in_string) >> 63);
+    return {.quotes = quotes,
+            .in_string = in_string,
+            .opens = masks.open & ~in_string & inside_text,
+            .closes = masks.close & ~in_string & inside_text,
+            .control = masks.control & inside_text,
+            .high = masks.high & inside_text};
+  }
+
+ private:
+  const std::string_view text_;
+  uint64_t escape_carry_ = 0;
+  uint64_t string_carry_ = 0;  // all ones while a string goes on into the next block
+};
+
 enum class KeyMatch { kNo, kYes, kUnsure };
 
 // Whether the string whose opening quote is at `at` is the wanted key. Where it begins as the key
@@ -133,34 +170,44 @@ ScanResult ReadString(std::string_view text, size_t at, std::string_view* inside
 
 }  // namespace
 
+bool IsWithinMaxDepth(std::string_view text) {
+  BlockReader reader(text);
+  int64_t depth = 0;
+  for (size_t base = 0; base < text.size(); base += 64) {
+    const BlockReader::Block block = reader.Read(base);
+    if (depth + std::popcount(block.opens) <= kMaxJsonDepth) {
+      depth += std::popcount(block.opens) - std::popcount(block.closes);
+      continue;
+    }
+    for (uint64_t stops = block.opens | block.closes; stops != 0; stops &= stops - 1) {
+      depth += (block.opens & stops & -stops) != 0 ? 1 : -1;
+      if (depth > kMaxJsonDepth) return false;
+    }
+  }
+  return true;
+}
+
 ScanResult ScanObject(std::string_view text, std::string_view wanted, ObjectScan* scan) {
-  uint64_t escape_carry = 0;
-  uint64_t string_carry = 0;  // all ones while a string goes on into the next block
+  BlockReader reader(text);
   int64_t depth = 0;
   bool found = false;
   for (size_t base = 0; base < text.size(); base += 64) {
-    Masks masks = Classify(text.data() + base);
-    const size_t left = text.size() - base;
-    const uint64_t inside_text = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
-    if ((masks.control & inside_text) != 0) return ScanResult::kUnsure;
-
-    const uint64_t escaped = EscapedBytes(masks.backslash, &escape_carry);
-    const uint64_t quotes = masks.quote & ~escaped & inside_text;
-    // An opening quote counts as inside its string, a closing one does not.
-    const uint64_t in_string = PrefixXor(quotes) ^ string_carry;
-    string_carry = static_cast<uint64_t>(static_cast<int64_t>(in_string) >> 63);
-    const uint64_t opens = masks.open & ~in_string & inside_text;
-    const uint64_t closes = masks.close & ~in_string & inside_text;
+    const BlockReader::Block block = reader.Read(base);
+    const uint64_t opens = block.opens;
+    const uint64_t closes = block.closes;
+    if (block.control != 0) return ScanResult::kUnsure;
+    // One level less than the payload has, which is around this object.
+    if (depth + std::popcount(opens) >= kMaxJsonDepth) return ScanResult::kUnsure;
 
     // The whole block lies below the top level: its depth is all there is to know.
     if (depth - std::popcount(closes) > 1 || (found && depth - std::popcount(closes) > 0)) {
       depth += std::popcount(opens) - std::popcount(closes);
-      if ((masks.high & inside_text) != 0) scan->non_ascii = true;
+      if (block.high != 0) scan->non_ascii = true;
       continue;
     }
 
     uint64_t stops = opens | closes;
-    if (!found) stops |= quotes & in_string;
+    if (!found) stops |= block.quotes & block.in_string;
     for (; stops != 0; stops &= stops - 1) {
       const int at = std::countr_zero(stops);
       const uint64_t bit = uint64_t{1} << at;
@@ -168,7 +215,7 @@ ScanResult ScanObject(std::string_view text, std::string_view wanted, ObjectScan
         ++depth;
       } else if ((closes & bit) != 0) {
         if (--depth == 0) {
-          if ((masks.high & (bit - 1)) != 0) scan->non_ascii = true;
+          if ((block.high & (bit - 1)) != 0) scan->non_ascii = true;
           scan->size = base + static_cast<size_t>(at) + 1;
           return ScanResult::kDone;
         }
@@ -184,7 +231,7 @@ ScanResult ScanObject(std::string_view text, std::string_view wanted, ObjectScan
         }
       }
     }
-    if ((masks.high & inside_text) != 0) scan->non_ascii = true;
+    if (block.high != 0) scan->non_ascii = true;
   }
   return ScanResult::kUnsure;  // no end
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string_view>
 
@@ -28,6 +29,32 @@ struct LostSession {
   std::string_view reason;            // in words
 };
 
+// An event that is larger than --max-message-bytes and will not come.
+struct SkippedEvent {
+  ShardId shard;
+  uint32_t session = 0;
+  uint64_t sequence = 0;
+  std::string_view type;
+};
+
+// A shard died too often and pauses.
+struct CrashLoop {
+  ShardId shard;
+  uint32_t deaths = 0;  // within `window`
+  std::chrono::milliseconds window{0};
+  std::chrono::milliseconds pause{0};
+  uint64_t restarts = 0;    // as ShardInfo counts them
+  std::string_view reason;  // of the last death, in words
+};
+
+// Events that should have come, by the shard's own rate, have not.
+struct ShardSilence {
+  ShardId shard;
+  uint32_t session = 0;
+  std::chrono::milliseconds lasted{0};
+  double expected_events = 0;
+};
+
 // What one worker of the pool tells the outside. The pool makes one sink a worker and calls it on
 // that worker's thread alone, so an implementation needs no lock of its own. It must not block
 // beyond a short critical section: every shard of the worker waits for it.
@@ -39,6 +66,9 @@ class EventSink {
   // In order with the dispatches around it: READY's own dispatch comes before the change to kReady.
   virtual void OnStateChange(const ShardInfo& shard) = 0;
   virtual void OnSessionLost(const LostSession& lost) = 0;
+  virtual void OnSkippedEvent(const SkippedEvent& skipped) = 0;
+  virtual void OnCrashLoop(const CrashLoop& loop) = 0;
+  virtual void OnSilence(const ShardSilence& silence) = 0;
 
   // All that came before is published when this returns. The worker calls it at the end of each
   // round, and before a heartbeat, since a heartbeat tells Discord what it need not send again.

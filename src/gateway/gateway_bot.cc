@@ -9,10 +9,13 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/write.hpp>
+#include <charconv>
+#include <cmath>
 #include <exception>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/cord.h"
 #include "gateway/asio.h"
 #include "gateway/envelope.h"
 #include "gateway/payload.h"
@@ -26,6 +29,8 @@ namespace http = beast::http;
 
 // A hundred times what the answer takes.
 constexpr uint64_t kMaxBodyBytes = 64u << 10;
+
+constexpr char kRetryAfterPayload[] = "retry-after-ms";
 
 struct Answer {
   std::string failure;  // in words; empty if an answer came
@@ -82,10 +87,32 @@ Awaitable<void> Ask(asio::io_context& io, const RestOptions& options, const Url&
   co_await Exchange(stream, request, answer);
 }
 
-// Of a 429: Discord's header says it in seconds. A body may be Cloudflare's HTML and is not asked.
-std::string RetryAfter(const http::response<http::string_body>& response) {
-  const auto header = response[http::field::retry_after];
-  return header.empty() ? std::string("a minute") : std::string(header) + " s";
+std::optional<double> HeaderSeconds(const http::response<http::string_body>& response,
+                                    const char* name) {
+  const std::string text(response[name]);
+  double seconds = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return seconds;
+}
+
+// https://discord.com/developers/docs/topics/rate-limits: the headers, or the body's retry_after;
+// the longest counts. Cloudflare's own 429 is HTML, perhaps without any, and bans the whole IP
+// address.
+std::chrono::milliseconds WaitOf429(const http::response<http::string_body>& response) {
+  constexpr double kUnsaid = 60;
+  constexpr double kMost = 7 * 24 * 3600;
+  std::string body = response.body();
+  const size_t size = body.size();
+  body.append(kJsonPadding, ' ');
+  std::optional<double> longest;
+  for (const auto& said :
+       {HeaderSeconds(response, "Retry-After"), HeaderSeconds(response, "X-RateLimit-Reset-After"),
+        ParseRetryAfter(std::string_view(body).substr(0, size))}) {
+    if (said && *said >= 0) longest = std::max(longest.value_or(0), *said);
+  }
+  const double seconds = std::min(longest.value_or(kUnsaid), kMost);
+  return std::chrono::milliseconds(static_cast<int64_t>(std::ceil(seconds * 1000)));
 }
 
 absl::StatusOr<GatewayBot> Judge(const http::response<http::string_body>& response) {
@@ -94,8 +121,12 @@ absl::StatusOr<GatewayBot> Judge(const http::response<http::string_body>& respon
     return absl::UnauthenticatedError("Discord does not accept the token (401): set a valid one");
   }
   if (status == 429) {
-    return absl::ResourceExhaustedError("Discord answered /gateway/bot with 429: try again after " +
-                                        RetryAfter(response));
+    const auto wait = WaitOf429(response);
+    auto limited = absl::ResourceExhaustedError(
+        "Discord answered /gateway/bot with 429: it must not be asked for " +
+        std::to_string(wait.count() / 1000) + " s");
+    limited.SetPayload(kRetryAfterPayload, absl::Cord(std::to_string(wait.count())));
+    return limited;
   }
   if (status >= 500) {
     return absl::UnavailableError("Discord answered /gateway/bot with " + std::to_string(status));
@@ -112,7 +143,6 @@ absl::StatusOr<GatewayBot> Judge(const http::response<http::string_body>& respon
     return absl::FailedPreconditionError(
         "/gateway/bot's answer is not what Discord documents: is the API's URL right?");
   }
-  bot->read_at = std::chrono::system_clock::now();
   return *std::move(bot);
 }
 
@@ -127,6 +157,7 @@ absl::StatusOr<GatewayBot> FetchGatewayBot(const RestOptions& options, std::stop
   }
   if (stop.stop_requested()) return absl::CancelledError("stopped");
 
+  const SteadyTime asked_at = SteadyClock::now();
   Answer answer;
   bool done = false;
   std::exception_ptr thrown;
@@ -145,7 +176,17 @@ absl::StatusOr<GatewayBot> FetchGatewayBot(const RestOptions& options, std::stop
   if (!answer.failure.empty()) {
     return absl::UnavailableError("no answer from " + url->authority() + ": " + answer.failure);
   }
-  return Judge(answer.response);
+  auto bot = Judge(answer.response);
+  if (!bot.ok()) return bot.status();
+  bot->asked_at = asked_at;
+  bot->read_at = SteadyClock::now();
+  return bot;
+}
+
+std::optional<std::chrono::milliseconds> RetryAfter(const absl::Status& status) {
+  const auto payload = status.GetPayload(kRetryAfterPayload);
+  if (!payload) return std::nullopt;
+  return std::chrono::milliseconds(std::stoll(std::string(*payload)));
 }
 
 }  // namespace shardd::gateway

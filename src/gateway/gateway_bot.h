@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <stop_token>
 #include <string>
 
@@ -19,7 +20,8 @@ struct GatewayBot {
   uint32_t session_starts_remaining = 0;
   std::chrono::milliseconds session_starts_reset_after{0};
   uint32_t max_concurrency = 1;  // never 0
-  WallTime read_at;
+  SteadyTime asked_at{};         // when the request was sent
+  SteadyTime read_at{};          // when the answer had come
 };
 
 struct RestOptions {
@@ -31,9 +33,13 @@ struct RestOptions {
 
 // Asks Discord once; blocks up to `timeout`, or until `stop` is requested (CANCELLED).
 //   UNAUTHENTICATED      401: the token is not valid
-//   RESOURCE_EXHAUSTED   429; the message says for how long
+//   RESOURCE_EXHAUSTED   429; RetryAfter() says for how long
 //   UNAVAILABLE          no connection, no answer in time, or 5xx: asking again may help
 //   FAILED_PRECONDITION  any other answer, or one that is not what Discord documents
 absl::StatusOr<GatewayBot> FetchGatewayBot(const RestOptions& options, std::stop_token stop);
+
+// How long Discord must not be asked again, by its 429; none for every other failure. Hours are
+// possible (discord-api-docs#8570).
+std::optional<std::chrono::milliseconds> RetryAfter(const absl::Status& status);
 
 }  // namespace shardd::gateway

@@ -19,19 +19,18 @@ constexpr size_t kStep = 16u << 10;
 
 class PlainInflater final : public Inflater {
  public:
-  using Inflater::Inflater;
+  explicit PlainInflater(size_t max_message_bytes) : Inflater(false, max_message_bytes) {}
 
  private:
   Result Inflate(std::string_view message, MessageBuffer* out) override {
-    if (message.size() > max_message_bytes_) return Result::kError;
-    out->Append(message);
-    return Result::kMessage;
+    out->Append(message.substr(0, max_message_bytes_));
+    return message.size() > max_message_bytes_ ? Result::kTooLarge : Result::kMessage;
   }
 };
 
 class ZlibInflater final : public Inflater {
  public:
-  explicit ZlibInflater(size_t max_message_bytes) : Inflater(max_message_bytes) {
+  explicit ZlibInflater(size_t max_message_bytes) : Inflater(true, max_message_bytes) {
     usable_ = inflateInit2(&stream_, MAX_WBITS) == Z_OK;
   }
   ~ZlibInflater() override { inflateEnd(&stream_); }
@@ -48,16 +47,16 @@ class ZlibInflater final : public Inflater {
       }
       ended_ = false;
     }
-    // zlib counts in 32 bits; Read's bound on a WebSocket message is far below.
+    // zlib counts in 32 bits; the bound on a WebSocket message is far below.
     stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(message.data()));
     stream_.avail_in = static_cast<uInt>(message.size());
     while (!ended_) {
       stream_.next_out = reinterpret_cast<Bytef*>(out->Reserve(kStep));
-      stream_.avail_out = static_cast<uInt>(out->room());
+      stream_.avail_out = static_cast<uInt>(RoomFor(*out));
       const auto room = stream_.avail_out;
       const int result = inflate(&stream_, Z_SYNC_FLUSH);
       out->Grow(room - stream_.avail_out);
-      if (out->size() > max_message_bytes_) return Result::kError;
+      if (out->size() > max_message_bytes_) return Result::kTooLarge;
       if (result == Z_STREAM_END) {
         ended_ = true;
       } else if (result != Z_OK && result != Z_BUF_ERROR) {
@@ -71,7 +70,8 @@ class ZlibInflater final : public Inflater {
     tail_.append(message.substr(message.size() - std::min<size_t>(message.size(), 4)));
     if (tail_.size() > 4) tail_.erase(0, tail_.size() - 4);
     constexpr std::string_view kSyncFlush("\x00\x00\xff\xff", 4);
-    return ended_ || tail_ == kSyncFlush ? Result::kMessage : Result::kIncomplete;
+    const bool at_boundary = ended_ || tail_ == kSyncFlush;
+    return at_boundary && out->size() > 0 ? Result::kMessage : Result::kIncomplete;
   }
 
   // Whether a message at a payload's beginning starts with a zlib header (RFC 1950, section 2.2).
@@ -94,7 +94,7 @@ class ZlibInflater final : public Inflater {
 class ZstdInflater final : public Inflater {
  public:
   explicit ZstdInflater(size_t max_message_bytes)
-      : Inflater(max_message_bytes), context_(ZSTD_createDCtx()) {
+      : Inflater(true, max_message_bytes), context_(ZSTD_createDCtx()) {
     // The window is the peer's choice and memory of ours: Discord's was 256 KiB where it was seen,
     // 8 MiB is bearable.
     constexpr int kWindowLogMax = 23;
@@ -117,11 +117,11 @@ class ZstdInflater final : public Inflater {
     size_t result = 0;
     for (;;) {
       ZSTD_outBuffer to{out->Reserve(kStep), 0, 0};
-      to.size = out->room();
+      to.size = RoomFor(*out);
       result = ZSTD_decompressStream(context_.get(), &to, &in);
       if (ZSTD_isError(result)) return Result::kError;
       out->Grow(to.pos);
-      if (out->size() > max_message_bytes_) return Result::kError;
+      if (out->size() > max_message_bytes_) return Result::kTooLarge;
       if (in.pos == in.size && to.pos < to.size) break;
     }
     // Discord puts one payload into one message and flushes, so input ends where a frame (0) or a
@@ -155,7 +155,7 @@ void MessageBuffer::Append(std::string_view bytes) {
 char* MessageBuffer::Reserve(size_t least) {
   if (bytes_ == nullptr || room() < least) {
     const size_t capacity = std::max({kFirstCapacity, capacity_ * 2, size_ + least + kJsonPadding});
-    auto grown = std::make_unique<char[]>(capacity);
+    auto grown = std::make_unique_for_overwrite<char[]>(capacity);
     if (size_ > 0) std::memcpy(grown.get(), bytes_.get(), size_);
     bytes_ = std::move(grown);
     capacity_ = capacity;
@@ -180,11 +180,12 @@ std::unique_ptr<Inflater> Inflater::Create(Compression compression, size_t max_m
 }
 
 Inflater::Result Inflater::Feed(std::string_view message, bool is_text, MessageBuffer* out) {
-  if (message.size() > max_message_bytes_) return Result::kError;
+  if (!first_is_text_) first_is_text_ = is_text;
+  if (compressed_ && is_text != *first_is_text_) return Result::kError;
   if (is_text) {
     out->Clear();
-    out->Append(message);
-    return Result::kMessage;
+    out->Append(message.substr(0, max_message_bytes_));
+    return message.size() > max_message_bytes_ ? Result::kTooLarge : Result::kMessage;
   }
   if (!mid_payload_) {
     out->Clear();
@@ -198,6 +199,14 @@ Inflater::Result Inflater::Feed(std::string_view message, bool is_text, MessageB
   mid_payload_ = result == Result::kIncomplete;
   if (!mid_payload_) *out = std::exchange(unfinished_, MessageBuffer());
   return result;
+}
+
+Inflater::Result Inflater::FeedBeginning(std::string_view beginning, bool is_text,
+                                         MessageBuffer* out) {
+  const Result result = Feed(beginning, is_text, out);
+  if (result == Result::kError) return result;
+  if (result == Result::kIncomplete) *out = std::exchange(unfinished_, MessageBuffer());
+  return Result::kTooLarge;
 }
 
 }  // namespace shardd::gateway

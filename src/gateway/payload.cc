@@ -3,18 +3,22 @@
 #include <simdjson.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
+#include "common/shard_id.h"
 #include "gateway/envelope.h"
+#include "gateway/opcode.h"
 
 namespace shardd::gateway {
 namespace {
 
 namespace dom = simdjson::dom;
 
-bool ParseObject(dom::parser& parser, std::string_view data, dom::object* object) {
+bool ParseObject(dom::parser& parser, std::string_view data, dom::object* object,
+                 bool is_padded = true) {
   dom::element element;
-  return !parser.parse(data.data(), data.size(), false).get(element) &&
+  return !parser.parse(data.data(), data.size(), !is_padded).get(element) &&
          !element.get_object().get(*object);
 }
 
@@ -24,12 +28,12 @@ std::string String(const dom::object& object, std::string_view key) {
   return std::string(text);
 }
 
-// The `id` of an object, which third-party servers also write as a number.
-uint64_t Id(const dom::object& object) {
+// An id of an object, which third-party servers and bots also write as a number.
+uint64_t Id(const dom::object& object, std::string_view key = "id") {
   std::string_view text;
-  if (!object["id"].get_string().get(text)) return ParseSnowflake(text);
+  if (!object[key].get_string().get(text)) return ParseSnowflake(text);
   uint64_t number = 0;
-  if (object["id"].get_uint64().get(number)) return 0;
+  if (object[key].get_uint64().get(number)) return 0;
   return number;
 }
 
@@ -40,10 +44,39 @@ uint32_t Number(const dom::object& object, std::string_view key) {
   return static_cast<uint32_t>(std::min(number, kMost));
 }
 
+// A number that may be missing, which leaves `number` as it is. False: it is none, or above `most`.
+bool Read(const dom::object& object, std::string_view key, uint32_t most, uint32_t* number) {
+  const auto field = object[key];
+  if (field.error() == simdjson::NO_SUCH_FIELD || field.is_null()) return true;
+  double value = 0;
+  if (field.get_double().get(value) || !(value >= 0) || value > most) return false;
+  *number = static_cast<uint32_t>(value);
+  return true;
+}
+
 uint64_t IdOf(const dom::object& object, std::string_view key) {
   dom::object inner;
   if (object[key].get_object().get(inner)) return 0;
   return Id(inner);
+}
+
+// Absent, or of a kind that `is_right` takes.
+template <class IsRight>
+bool MayHave(const dom::object& object, std::string_view key, IsRight is_right) {
+  dom::element value;
+  return object[key].get(value) || is_right(value);
+}
+
+bool IsActivity(const dom::element& element) {
+  dom::object activity;
+  std::string_view name;
+  int64_t type = 0;
+  const auto is_text = [](const dom::element& value) {
+    return value.is_string() || value.is_null();
+  };
+  return !element.get_object().get(activity) && !activity["name"].get_string().get(name) &&
+         !activity["type"].get_int64().get(type) && MayHave(activity, "state", is_text) &&
+         MayHave(activity, "url", is_text);
 }
 
 }  // namespace
@@ -75,8 +108,9 @@ std::optional<std::chrono::milliseconds> ParseHello(std::string_view data) {
   if (!ParseObject(parser, data, &object)) return std::nullopt;
   double interval = 0;
   if (object["heartbeat_interval"].get_double().get(interval)) return std::nullopt;
+  constexpr double kLeast = 10;
   constexpr double kHour = 3'600'000;
-  if (!(interval >= 1) || interval > kHour) return std::nullopt;
+  if (!(interval >= kLeast) || interval > kHour) return std::nullopt;
   return std::chrono::milliseconds(static_cast<int64_t>(interval));
 }
 
@@ -87,14 +121,83 @@ std::optional<GatewayBot> ParseGatewayBot(std::string_view body) {
   if (object["session_start_limit"].get_object().get(limit)) return std::nullopt;
   uint64_t remaining = 0;
   if (limit["remaining"].get_uint64().get(remaining)) return std::nullopt;
+  // Far beyond what any bot has: Discord grants a session start for 200 guilds, and a day lasts
+  // one.
+  constexpr uint32_t kMostStarts = 10'000'000;
+  constexpr uint32_t kMostResetAfter = 7 * 24 * 3'600'000;
   GatewayBot bot;
   bot.url = String(object, "url");
-  bot.recommended_shards = std::max<uint32_t>(Number(object, "shards"), 1);
-  bot.session_starts_total = Number(limit, "total");
-  bot.session_starts_remaining = Number(limit, "remaining");
-  bot.session_starts_reset_after = std::chrono::milliseconds(Number(limit, "reset_after"));
-  bot.max_concurrency = std::max<uint32_t>(Number(limit, "max_concurrency"), 1);
+  uint32_t reset_after = 0;
+  if (!Read(object, "shards", kMaxShardCount, &bot.recommended_shards) ||
+      !Read(limit, "total", kMostStarts, &bot.session_starts_total) ||
+      !Read(limit, "remaining", kMostStarts, &bot.session_starts_remaining) ||
+      !Read(limit, "reset_after", kMostResetAfter, &reset_after) ||
+      !Read(limit, "max_concurrency", kMostStarts, &bot.max_concurrency)) {
+    return std::nullopt;
+  }
+  bot.session_starts_reset_after = std::chrono::milliseconds(reset_after);
+  bot.recommended_shards = std::max<uint32_t>(bot.recommended_shards, 1);
+  bot.max_concurrency = std::max<uint32_t>(bot.max_concurrency, 1);
   return bot;
+}
+
+std::optional<double> ParseRetryAfter(std::string_view body) {
+  dom::parser parser;
+  dom::object object;
+  double seconds = 0;
+  if (!ParseObject(parser, body, &object) || object["retry_after"].get_double().get(seconds)) {
+    return std::nullopt;
+  }
+  return seconds;
+}
+
+std::optional<RateLimited> ParseRateLimited(std::string_view data) {
+  dom::parser parser;
+  dom::object object, meta;
+  int64_t opcode = 0;
+  double seconds = 0;
+  if (!ParseObject(parser, data, &object) || object["opcode"].get_int64().get(opcode) ||
+      opcode != static_cast<int64_t>(CommandOp::kRequestGuildMembers) ||
+      object["retry_after"].get_double().get(seconds) || object["meta"].get_object().get(meta)) {
+    return std::nullopt;
+  }
+  constexpr double kDay = 86'400;
+  const uint64_t guild_id = Id(meta, "guild_id");
+  if (guild_id == 0 || !(seconds >= 0) || seconds > kDay) return std::nullopt;
+  return RateLimited{.guild_id = guild_id,
+                     .retry_after = std::chrono::ceil<std::chrono::milliseconds>(
+                         std::chrono::duration<double>(seconds))};
+}
+
+std::optional<CommandData> ParseCommandData(std::string_view data) {
+  dom::parser parser;
+  dom::object object;
+  if (!ParseObject(parser, data, &object, /*is_padded=*/false)) return std::nullopt;
+  CommandData parsed;
+  parsed.guild_id = Id(object, "guild_id");
+  std::string_view text;
+  if (!object["nonce"].get_string().get(text)) parsed.nonce_bytes = text.size();
+  parsed.asks_for_all_members =
+      !object["query"].get_string().get(text) && text.empty() && Number(object, "limit") == 0;
+  return parsed;
+}
+
+bool IsPresence(std::string_view data) {
+  constexpr std::array<std::string_view, 5> kStatuses = {"online", "dnd", "idle", "invisible",
+                                                         "offline"};
+  dom::parser parser;
+  dom::object object;
+  std::string_view status;
+  return ParseObject(parser, data, &object, /*is_padded=*/false) &&
+         !object["status"].get_string().get(status) &&
+         std::ranges::find(kStatuses, status) != kStatuses.end() &&
+         MayHave(object, "since",
+                 [](const dom::element& v) { return v.is_null() || v.is_int64(); }) &&
+         MayHave(object, "afk", [](const dom::element& v) { return v.is_bool(); }) &&
+         MayHave(object, "activities", [](const dom::element& v) {
+           dom::array activities;
+           return !v.get_array().get(activities) && std::ranges::all_of(activities, IsActivity);
+         });
 }
 
 bool IsUnavailable(std::string_view data) {

@@ -5,6 +5,7 @@
 
 #include "common/json_escape.h"
 #include "gateway/gateway_url.h"
+#include "gateway/limits.h"
 #include "gateway/opcode.h"
 #include "gateway/payload.h"
 
@@ -16,6 +17,12 @@ using std::chrono::milliseconds;
 // A session that Discord accepts connections for but neither resumes nor refuses would otherwise be
 // asked for ever (buape/carbon#364 has the same number).
 constexpr uint32_t kMaxFailedResumes = 3;
+
+// Discord numbers without gaps. A jump within this may be events that a RESUME can still bring; a
+// larger one is no number of Discord's.
+constexpr uint64_t kLargestGap = 1'000'000;
+// A server that skips numbers is believed after so many RESUMEs in a session that brought nothing.
+constexpr uint32_t kMaxGapResumes = 3;
 
 // Discord's own default and least: GUILD_CREATE then leaves out the offline members of guilds above
 // it. The burst of these at the start is the largest load a shard ever has, and a bot that needs
@@ -31,15 +38,23 @@ std::string Join(std::string_view reason, std::string_view detail) {
   return text;
 }
 
+std::string Payload(Opcode op, std::string_view data) {
+  std::string text = "{\"op\":" + std::to_string(static_cast<int64_t>(op)) + ",\"d\":";
+  text += data;
+  text += '}';
+  return text;
+}
+
 }  // namespace
 
 ShardProtocol::ShardProtocol(ProtocolOptions options, EnvelopeReader* reader)
     : options_(std::move(options)),
       reader_(reader),
       random_(options_.seed),
-      retry_(options_.timings.retry, random_()),
-      unstable_(options_.timings.unstable, random_()),
-      new_session_(options_.timings.new_session, random_()) {
+      presence_(options_.presence),
+      pace_(options_.timings, random_()),
+      crash_guard_(options_.crash_guard),
+      silence_(options_.timings.silence_after) {
   info_.shard = options_.shard;
 }
 
@@ -67,7 +82,9 @@ bool ShardProtocol::connected() const {
   return false;
 }
 
-SteadyTime ShardProtocol::deadline() const { return std::min(phase_deadline_, next_beat_); }
+SteadyTime ShardProtocol::deadline() const {
+  return std::min({phase_deadline_, next_beat_, silence_.next_look()});
+}
 
 void ShardProtocol::SetPhase(Phase phase, ShardState state, std::string reason) {
   phase_ = phase;
@@ -75,22 +92,23 @@ void ShardProtocol::SetPhase(Phase phase, ShardState state, std::string reason) 
   if (state == info_.state && reason == info_.reason) return;
   info_.state = state;
   info_.reason = std::move(reason);
-  if (state != ShardState::kBackingOff) info_.retry_at.reset();
+  const bool waits = state == ShardState::kBackingOff || state == ShardState::kCrashLoop;
+  if (!waits) info_.retry_at.reset();
   actions_.emplace_back(action::ChangeState{info_});
 }
 
 // ---- What the owner wants ----
 
 void ShardProtocol::Start(Now now) {
-  if (is_running()) return;
-  failed_resumes_ = 0;
-  avoid_resume_url_ = false;
-  ended_soon_ = false;
-  lost_soon_ = false;
-  lost_session_ = false;
-  retry_.Reset();
-  unstable_.Reset();
-  new_session_.Reset();
+  const bool in_crash_loop = info_.state == ShardState::kCrashLoop;
+  if (is_running() && !in_crash_loop) return;
+  if (!is_running()) {
+    failed_resumes_ = 0;
+    avoid_resume_url_ = false;
+    respawning_ = false;
+    pace_.Reset();
+    had_session_since_start_ = has_session();
+  }
   BeginAttempt(now, has_session() ? "started with a kept session" : "started");
 }
 
@@ -107,7 +125,6 @@ void ShardProtocol::Stop(bool keep_session, Now) {
   const bool gave_up_session = !keep_session && session_;
   if (!keep_session) {
     session_.reset();
-    last_sequence_.reset();
     guilds_.clear();
     info_.sequence = 0;
     info_.guilds = 0;
@@ -118,12 +135,13 @@ void ShardProtocol::Stop(bool keep_session, Now) {
 
 // ---- Attempts ----
 
-void ShardProtocol::BeginAttempt(Now, std::string reason) {
+void ShardProtocol::BeginAttempt(Now now, std::string reason) {
+  if (std::exchange(respawning_, false)) info_.last_restart = now.wall;
   resuming_ = has_session();
   if (!resuming_) {
     in_gate_ = true;
     SetPhase(Phase::kInGate, ShardState::kWaitingToIdentify, std::move(reason));
-    actions_.emplace_back(action::EnterGate{});
+    actions_.emplace_back(action::EnterGate{.is_recovery = had_session_since_start_});
     return;
   }
   // A session lives in one zone of Discord's, whose address READY named; since 2022 the main
@@ -156,29 +174,55 @@ void ShardProtocol::ConnectFailed(std::string_view why, Now now) {
   EndWith(AfterEnd(EndCause::kConnectionLost), Join("no connection", why), false, now);
 }
 
+void ShardProtocol::SetWaitReason(std::string_view why) {
+  if (phase_ == Phase::kInGate) SetPhase(phase_, info_.state, std::string(why));
+}
+
+void ShardProtocol::RequestSessionStart() {
+  SetPhase(Phase::kAwaitingSlot, info_.state, info_.reason);
+  actions_.emplace_back(action::SpendSessionStart{});
+}
+
+void ShardProtocol::SessionStartGranted(Now now) {
+  if (phase_ == Phase::kAwaitingSlot) SendIdentify(now);
+}
+
+void ShardProtocol::SessionStartLater(SteadyTime not_before, Now) {
+  if (phase_ == Phase::kAwaitingSlot) phase_deadline_ = not_before;
+}
+
+void ShardProtocol::SessionStartRefused(Now) {
+  if (phase_ != Phase::kAwaitingSlot) return;
+  actions_.emplace_back(action::Close{});
+  ForgetConnection();
+  SetPhase(Phase::kInGate, ShardState::kWaitingToIdentify, info_.reason);
+}
+
 void ShardProtocol::SendIdentify(Now now) {
   in_gate_ = false;
-  actions_.emplace_back(action::SpendSessionStart{});
   ++info_.identifies;
-  std::string text = R"({"op":2,"d":{"token":")";
-  text += JsonEscape(options_.token);
-  text +=
+  std::string data = R"({"token":")";
+  data += JsonEscape(options_.token);
+  data +=
       R"(","properties":{"os":"linux","browser":"shardd","device":"shardd"},"large_threshold":)";
-  text += std::to_string(kLargeThreshold);
-  text += ",\"shard\":[" + std::to_string(options_.shard.id) + ',' +
+  data += std::to_string(kLargeThreshold);
+  data += ",\"shard\":[" + std::to_string(options_.shard.id) + ',' +
           std::to_string(options_.shard.count);
-  text += "],\"intents\":" + std::to_string(options_.intents) + "}}";
+  data += "],\"intents\":" + std::to_string(options_.intents);
+  std::string text = Payload(Opcode::kIdentify, data + ",\"presence\":" + presence_ + '}');
+  presence_left_out_ = !presence_.empty() && text.size() > kMaxPayloadBytes;
+  if (presence_.empty() || presence_left_out_) text = Payload(Opcode::kIdentify, data + '}');
   actions_.emplace_back(action::Send{std::move(text)});
   SetPhase(Phase::kIdentifying, ShardState::kIdentifying, info_.reason);
   phase_deadline_ = now.steady + options_.timings.identify_timeout;
 }
 
 void ShardProtocol::SendResume(Now now) {
-  std::string text = R"({"op":6,"d":{"token":")";
-  text += JsonEscape(options_.token);
-  text += R"(","session_id":")" + JsonEscape(session_->id);
-  text += R"(","seq":)" + std::to_string(last_sequence_.value_or(0)) + "}}";
-  actions_.emplace_back(action::Send{std::move(text)});
+  std::string data = R"({"token":")";
+  data += JsonEscape(options_.token);
+  data += R"(","session_id":")" + JsonEscape(session_->id);
+  data += R"(","seq":)" + std::to_string(session_->last_sequence.value_or(0)) + '}';
+  actions_.emplace_back(action::Send{Payload(Opcode::kResume, data)});
   replayed_ = false;
   SetPhase(Phase::kResuming, ShardState::kResuming, info_.reason);
   phase_deadline_ = now.steady + options_.timings.resume_timeout;
@@ -217,6 +261,7 @@ void ShardProtocol::Received(std::string_view json, Now now) {
           "", now);
       return;
     case Opcode::kIdentify:
+    case Opcode::kPresenceUpdate:
     case Opcode::kResume:
       break;
   }
@@ -225,6 +270,20 @@ void ShardProtocol::Received(std::string_view json, Now now) {
 
 void ShardProtocol::ReceivedGarbage(std::string_view why, Now now) {
   if (connected()) End(EndCause::kGarbage, why, now);
+}
+
+void ShardProtocol::ReceivedOversize(std::string_view beginning, Now now) {
+  if (!connected()) return;
+  const std::optional<DispatchHead> head = ReadDispatchHead(beginning);
+  const bool in_session = session_ && (phase_ == Phase::kReady || phase_ == Phase::kResuming);
+  if (in_session && head && session_->last_sequence &&
+      head->sequence == *session_->last_sequence + 1) {
+    session_->last_sequence = head->sequence;
+    info_.sequence = head->sequence;
+    replayed_ = true;
+    actions_.emplace_back(action::SkipEvent{head->sequence, std::string(head->type)});
+  }
+  End(EndCause::kOversize, "", now);
 }
 
 void ShardProtocol::OnHello(const Envelope& envelope, Now now) {
@@ -243,7 +302,7 @@ void ShardProtocol::OnHello(const Envelope& envelope, Now now) {
   if (resuming_) {
     SendResume(now);
   } else if (now.steady >= identify_not_before_) {
-    SendIdentify(now);
+    RequestSessionStart();
   } else {
     SetPhase(Phase::kAwaitingSlot, info_.state, info_.reason);
     phase_deadline_ = identify_not_before_;
@@ -257,15 +316,18 @@ void ShardProtocol::OnDispatch(const Envelope& envelope, Now now) {
   }
   // Without a session there is nothing that a dispatch could belong to.
   if (!session_ || (phase_ != Phase::kReady && phase_ != Phase::kResuming)) return;
-  const bool resumed = phase_ == Phase::kResuming && envelope.type == "RESUMED";
+  const bool is_resumed = envelope.type == "RESUMED";
   if (phase_ == Phase::kResuming) {
     phase_deadline_ = now.steady + options_.timings.resume_timeout;
   }
-  TrackGuilds(envelope);
-  Emit(envelope, now);
-  if (resumed) {
+  if (!envelope.sequence || TakeSequence(*envelope.sequence, now)) {
+    TrackGuilds(envelope);
+    Emit(envelope, now);
+    if (!is_resumed) silence_.OnEvent(now.steady);
+  }
+  if (is_resumed && phase_ == Phase::kResuming) {
     ++info_.resumes;
-    BecomeReady(now, "resumed");
+    BecomeReady(/*new_session=*/false, now);
   }
 }
 
@@ -278,39 +340,40 @@ void ShardProtocol::OnReady(const Envelope& envelope, Now now) {
   }
   if (has_session() && session_->id == ready->session_id) {
     // The session's own READY again, replayed.
-    Emit(envelope, now);
+    if (!envelope.sequence || TakeSequence(*envelope.sequence, now)) Emit(envelope, now);
     return;
   }
   if (session_) DropSession("READY of a new session came in place of RESUMED");
-  session_ = Session{std::move(ready->session_id), std::move(ready->resume_gateway_url)};
+  session_ = Session{.id = std::move(ready->session_id),
+                     .resume_url = std::move(ready->resume_gateway_url),
+                     .since = now.steady};
   if (!IsAcceptableResumeUrl(session_->resume_url, gateway_url_)) {
     if (!session_->resume_url.empty()) {
       actions_.emplace_back(action::Warn{"READY's resume_gateway_url cannot be used"});
     }
     session_->resume_url.clear();
   }
-  if (std::exchange(lost_session_, false)) {
-    ++info_.restarts;
-    info_.last_restart = now.wall;
-  }
-  session_since_ = now.steady;
-  last_sequence_.reset();
-  warned_of_sequence_ = false;
+  had_session_since_start_ = true;
   guilds_.clear();
   guilds_.insert(ready->guilds.begin(), ready->guilds.end());
   info_.guilds = static_cast<uint32_t>(guilds_.size());
   ++info_.session;
+  if (envelope.sequence) TakeSequence(*envelope.sequence, now);
   Emit(envelope, now);
-  BecomeReady(now, "ready");
+  BecomeReady(/*new_session=*/true, now);
 }
 
-void ShardProtocol::BecomeReady(Now now, std::string reason) {
+void ShardProtocol::BecomeReady(bool new_session, Now now) {
   failed_resumes_ = 0;
   avoid_resume_url_ = false;
-  retry_.Reset();
+  pace_.Succeeded();
+  silence_.Begin(new_session, now.steady);
   ready_since_ = now.steady;
   info_.connected_since = now.wall;
-  SetPhase(Phase::kReady, ShardState::kReady, std::move(reason));
+  if (new_session && std::exchange(presence_left_out_, false)) {
+    actions_.emplace_back(action::Send{Payload(Opcode::kPresenceUpdate, presence_)});
+  }
+  SetPhase(Phase::kReady, ShardState::kReady, new_session ? "ready" : "resumed");
 }
 
 void ShardProtocol::TrackGuilds(const Envelope& envelope) {
@@ -323,23 +386,47 @@ void ShardProtocol::TrackGuilds(const Envelope& envelope) {
   info_.guilds = static_cast<uint32_t>(guilds_.size());
 }
 
-void ShardProtocol::Emit(const Envelope& envelope, Now now) {
-  if (envelope.sequence) {
-    const uint64_t sequence = *envelope.sequence;
-    const bool is_double = last_sequence_ && sequence <= *last_sequence_;
-    const bool is_jump = last_sequence_ && sequence > *last_sequence_ + 1;
-    // Doubles belong to a replay.
-    const bool is_odd = is_jump || (is_double && phase_ == Phase::kReady);
-    if (is_odd && !std::exchange(warned_of_sequence_, true)) {
-      actions_.emplace_back(action::Warn{"sequence " + std::to_string(sequence) + " came after " +
-                                         std::to_string(*last_sequence_)});
+// Whether a dispatch with this number is to be emitted. May end the connection.
+bool ShardProtocol::TakeSequence(uint64_t sequence, Now now) {
+  std::optional<uint64_t>& last = session_->last_sequence;
+  const std::string found =
+      !last || sequence == *last + 1
+          ? ""
+          : "sequence " + std::to_string(sequence) + " came after " + std::to_string(*last);
+  if (last && sequence <= *last) {
+    // In a replay doubles are to be expected.
+    if (phase_ == Phase::kReady && !std::exchange(session_->warned_of_doubles, true)) {
+      actions_.emplace_back(action::Warn{found});
     }
-    if (is_double) return;
-    replayed_ = true;
-    last_sequence_ = sequence;
-    info_.sequence = sequence;
+    return false;
   }
-  last_event_unix_nanos_ = UnixNanos(now.wall);
+  if (!found.empty()) {
+    if (sequence - *last > kLargestGap) {
+      End(EndCause::kGarbage, found, now);
+      return false;
+    }
+    // What Discord has sent and we have not seen, it still has.
+    const bool tried = session_->resumed_for_gap_after == last;
+    if (!tried && has_session() && session_->gap_resumes < kMaxGapResumes) {
+      session_->resumed_for_gap_after = last;
+      End(EndCause::kSequenceGap, found, now);
+      return false;
+    }
+    if (tried) ++session_->gap_resumes;
+    actions_.emplace_back(
+        action::LoseSession{.session = info_.session,
+                            .last_sequence = *last,
+                            .last_event_unix_nanos = session_->last_event_unix_nanos,
+                            .reason = "SEQUENCE_GAP: " + found});
+  }
+  replayed_ = true;
+  last = sequence;
+  info_.sequence = sequence;
+  return true;
+}
+
+void ShardProtocol::Emit(const Envelope& envelope, Now now) {
+  session_->last_event_unix_nanos = UnixNanos(now.wall);
   info_.last_event_at = now.wall;
   ++info_.events;
   actions_.emplace_back(
@@ -349,17 +436,16 @@ void ShardProtocol::Emit(const Envelope& envelope, Now now) {
                                     .guild_id = envelope.guild_id,
                                     .type = envelope.type,
                                     .data = envelope.data,
-                                    .received_unix_nanos = last_event_unix_nanos_}});
+                                    .received_unix_nanos = session_->last_event_unix_nanos}});
 }
 
 // ---- Heartbeats ----
 
 void ShardProtocol::SendHeartbeat(Now now) {
   if (!unacknowledged_since_) unacknowledged_since_ = now.steady;
-  std::string text = R"({"op":1,"d":)";
-  text += last_sequence_ ? std::to_string(*last_sequence_) : "null";
-  text += '}';
-  actions_.emplace_back(action::Send{std::move(text), true});
+  const bool has_sequence = session_ && session_->last_sequence;
+  const std::string data = has_sequence ? std::to_string(*session_->last_sequence) : "null";
+  actions_.emplace_back(action::Send{Payload(Opcode::kHeartbeat, data), true});
 }
 
 void ShardProtocol::BeatIfDue(Now now) {
@@ -385,8 +471,20 @@ void ShardProtocol::BeatIfDue(Now now) {
   SendHeartbeat(now);
 }
 
+void ShardProtocol::LookForSilence(Now now) {
+  const auto silence = silence_.Look(now.steady);
+  if (!silence) return;
+  actions_.emplace_back(action::ReportSilence{*silence});
+  End(EndCause::kSilence, "", now);
+}
+
 void ShardProtocol::Tick(Now now) {
+  if (next_beat_ != SteadyTime::max() && now.steady - next_beat_ > options_.timings.stall_limit) {
+    End(EndCause::kStalled, "", now);
+    return;
+  }
   BeatIfDue(now);
+  LookForSilence(now);
   if (now.steady < phase_deadline_) return;
   phase_deadline_ = SteadyTime::max();
   switch (phase_) {
@@ -399,7 +497,7 @@ void ShardProtocol::Tick(Now now) {
       End(EndCause::kHelloTimeout, "", now);
       return;
     case Phase::kAwaitingSlot:
-      SendIdentify(now);
+      RequestSessionStart();
       return;
     case Phase::kIdentifying:
       End(EndCause::kIdentifyTimeout, "", now);
@@ -431,102 +529,94 @@ void ShardProtocol::End(EndCause cause, std::string_view detail, Now now) {
   EndWith(aftermath, Join(aftermath.reason, detail), true, now);
 }
 
+void ShardProtocol::Crashed(std::string_view why, Now now) {
+  if (is_running()) End(EndCause::kException, why, now);
+}
+
 void ShardProtocol::EndWith(const Aftermath& aftermath, std::string reason, bool close_connection,
                             Now now) {
   const bool was_ready = phase_ == Phase::kReady;
+  const bool identify_failed = phase_ == Phase::kIdentifying;
   if (close_connection) actions_.emplace_back(action::Close{kCloseKeepingSession});
   if (std::exchange(in_gate_, false)) actions_.emplace_back(action::LeaveGate{});
 
-  bool retry_at_once = false;
-  if (resuming_ && !was_ready) {
-    // Before RESUME was sent nothing has been said of the session, and events are as good as a yes.
-    if (phase_ == Phase::kResuming) failed_resumes_ = replayed_ ? 0 : failed_resumes_ + 1;
-    // The zone may be gone; the main address knows the session, too.
-    if (at_resume_url_ && !said_hello_) {
-      retry_at_once = !avoid_resume_url_;
-      avoid_resume_url_ = true;
-    }
-  }
-  milliseconds delay = DelayBeforeNext(was_ready, aftermath.pause, now);
+  const bool retry_at_once = NoteFailedResume(was_ready);
+  milliseconds delay =
+      was_ready ? pace_.AfterReady(now.steady - *ready_since_) : pace_.AfterFailure();
+  delay = std::max(delay, pace_.For(aftermath.pause));
   ForgetConnection();
-  const bool had_session = session_.has_value();
 
-  switch (aftermath.next) {
-    case NextStep::kResume:
-      if (session_ && !has_session()) DropSession(reason);
-      if (session_ && failed_resumes_ >= kMaxFailedResumes) {
-        DropSession("it could not be resumed in " + std::to_string(failed_resumes_) +
-                    " attempts; the last: " + reason);
-      }
-      break;
-    case NextStep::kIdentify:
-      DropSession(reason);
-      break;
-    case NextStep::kStop:
-      DropSession(reason);
-      SetPhase(Phase::kOff, ShardState::kFailed, std::move(reason));
-      return;
+  if (aftermath.next == NextStep::kStop) {
+    DropSession(reason);
+    SetPhase(Phase::kOff, ShardState::kFailed, std::move(reason));
+    return;
   }
-  if (had_session && !session_) delay = std::max(delay, DelayBeforeNewSession(now));
-  if (delay.count() == 0 || (retry_at_once && session_)) {
+  const std::optional<SteadyTime> since = session_ ? std::optional(session_->since) : std::nullopt;
+  if (aftermath.next == NextStep::kIdentify || !has_session()) {
+    DropSession(reason);
+  } else if (failed_resumes_ >= kMaxFailedResumes) {
+    DropSession("it could not be resumed in " + std::to_string(failed_resumes_) +
+                " attempts; the last: " + reason);
+  }
+  const bool lost_soon =
+      since && !session_ && now.steady - *since < options_.timings.session_stable_after;
+  if (aftermath.died || identify_failed || lost_soon) {
+    Die(std::move(reason), delay, now);
+  } else {
+    Retry(retry_at_once && session_ ? milliseconds(0) : delay, std::move(reason), now);
+  }
+}
+
+// After an attempt to resume that has failed. True: another address is worth trying at once.
+bool ShardProtocol::NoteFailedResume(bool was_ready) {
+  if (!resuming_ || was_ready) return false;
+  // Before RESUME was sent nothing has been said of the session, and events are as good as a yes.
+  if (phase_ == Phase::kResuming) failed_resumes_ = replayed_ ? 0 : failed_resumes_ + 1;
+  // The zone may be gone; the main address knows the session, too.
+  if (!at_resume_url_ || said_hello_) return false;
+  return !std::exchange(avoid_resume_url_, true);
+}
+
+void ShardProtocol::Die(std::string reason, milliseconds delay, Now now) {
+  if (!options_.crash_guard.respawn) {
+    SetPhase(Phase::kOff, ShardState::kFailed, Join("died, and --shard-respawn is off", reason));
+    return;
+  }
+  ++info_.restarts;
+  respawning_ = true;
+  if (!crash_guard_.Die(now.steady)) {
+    Retry(delay, std::move(reason), now);
+    return;
+  }
+  const uint32_t deaths = crash_guard_.deaths();
+  PauseFor(std::max(delay, options_.crash_guard.pause), ShardState::kCrashLoop,
+           Join("died " + std::to_string(deaths) + " times; the last time", reason), now);
+  actions_.emplace_back(action::EnterCrashLoop{deaths, std::move(reason)});
+}
+
+void ShardProtocol::Retry(milliseconds delay, std::string reason, Now now) {
+  if (delay.count() == 0) {
     BeginAttempt(now, std::move(reason));
   } else {
-    PauseFor(delay, std::move(reason), now);
+    PauseFor(delay, ShardState::kBackingOff, std::move(reason), now);
   }
 }
 
-// Zero: at once.
-milliseconds ShardProtocol::DelayBeforeNext(bool was_ready, bool pause, Now now) {
-  milliseconds delay{0};
-  if (was_ready) {
-    // A RESUME that follows a healthy connection loses no time. Connections that end as soon as
-    // they are made must not become a busy loop, though, and their success has reset the other
-    // counter.
-    const bool stable = now.steady - *ready_since_ >= options_.timings.stable_after;
-    if (stable) unstable_.Reset();
-    if (!stable && ended_soon_) delay = unstable_.Next();
-    ended_soon_ = !stable;
-  } else {
-    delay = retry_.Next();
-  }
-  if (pause) {
-    std::uniform_int_distribution<int64_t> range(
-        options_.timings.invalid_session_pause_min.count(),
-        options_.timings.invalid_session_pause_max.count());
-    delay = std::max(delay, milliseconds(range(random_)));
-  }
-  return delay;
-}
-
-// Each new session costs one of the day's session starts, so sessions that do not last are started
-// ever more slowly. Zero for the first of them.
-milliseconds ShardProtocol::DelayBeforeNewSession(Now now) {
-  const bool lasted = now.steady - session_since_ >= options_.timings.session_stable_after;
-  if (lasted) new_session_.Reset();
-  const bool lost_soon_before = std::exchange(lost_soon_, !lasted);
-  return !lasted && lost_soon_before ? new_session_.Next() : milliseconds(0);
-}
-
-void ShardProtocol::PauseFor(milliseconds delay, std::string reason, Now now) {
+void ShardProtocol::PauseFor(milliseconds delay, ShardState state, std::string reason, Now now) {
   info_.retry_at = now.wall + delay;
-  SetPhase(Phase::kPausing, ShardState::kBackingOff, std::move(reason));
+  SetPhase(Phase::kPausing, state, std::move(reason));
   phase_deadline_ = now.steady + delay;
 }
 
-// Session and sequence go together: one session's sequence means nothing to the next
-// (vellum-ai/vellum-assistant#39266).
 void ShardProtocol::DropSession(std::string_view reason) {
-  if (session_) {
-    actions_.emplace_back(action::LoseSession{.session = info_.session,
-                                              .last_sequence = last_sequence_.value_or(0),
-                                              .last_event_unix_nanos = last_event_unix_nanos_,
-                                              .reason = std::string(reason)});
-    lost_session_ = true;
-  }
-  session_.reset();
-  last_sequence_.reset();
-  last_event_unix_nanos_ = 0;
   failed_resumes_ = 0;
+  if (!session_) return;
+  actions_.emplace_back(
+      action::LoseSession{.session = info_.session,
+                          .last_sequence = session_->last_sequence.value_or(0),
+                          .last_event_unix_nanos = session_->last_event_unix_nanos,
+                          .reason = std::string(reason)});
+  session_.reset();
   info_.sequence = 0;
 }
 
@@ -540,6 +630,7 @@ void ShardProtocol::ForgetConnection() {
   beats_without_ack_ = 0;
   bytes_since_beat_ = false;
   unacknowledged_since_.reset();
+  silence_.End();
   info_.connected_since.reset();
   info_.latency.reset();
 }

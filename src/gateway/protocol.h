@@ -10,15 +10,17 @@
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
-#include "common/backoff.h"
 #include "common/clock.h"
 #include "common/shard_id.h"
 #include "gateway/close_code.h"
 #include "gateway/compression.h"
+#include "gateway/crash_guard.h"
 #include "gateway/envelope.h"
 #include "gateway/event_sink.h"
+#include "gateway/reconnect_pace.h"
 #include "gateway/shard_info.h"
 #include "gateway/shard_timings.h"
+#include "gateway/silence_detector.h"
 
 namespace shardd::gateway {
 
@@ -26,8 +28,10 @@ struct ProtocolOptions {
   ShardId shard;
   std::string token;  // without the "Bot " prefix
   uint64_t intents = 0;
+  std::string presence{};  // as SetPresence() takes it; empty: none
   Compression compression = Compression::kZstdStream;
   ShardTimings timings;
+  CrashGuardOptions crash_guard{};
   uint64_t seed = std::random_device{}();  // of the jitter
 };
 
@@ -41,10 +45,13 @@ struct Now {
 namespace action {
 
 // Wait in the identify gate, then say Admitted().
-struct EnterGate {};
+struct EnterGate {
+  bool is_recovery = false;  // of a session that was lost, rather than what somebody started
+};
 // Give up the place in the gate, or the wait for it.
 struct LeaveGate {};
-// An IDENTIFY is about to be sent: the gate counts it and lets the next shard of the bucket in.
+// IDENTIFY is about to be sent: ask the gate, which counts it, and answer with one of
+// SessionStartGranted(), SessionStartLater() and SessionStartRefused().
 struct SpendSessionStart {};
 // Open a connection, then say Connected() or ConnectFailed().
 struct Connect {
@@ -70,6 +77,17 @@ struct LoseSession {
   int64_t last_event_unix_nanos = 0;
   std::string reason;
 };
+struct SkipEvent {
+  uint64_t sequence = 0;
+  std::string type;
+};
+struct EnterCrashLoop {
+  uint32_t deaths = 0;
+  std::string reason;
+};
+struct ReportSilence {
+  SilenceDetector::Silence silence;
+};
 // Worth a line in the log.
 struct Warn {
   std::string text;
@@ -79,7 +97,8 @@ struct Warn {
 
 using Action = std::variant<action::EmitDispatch, action::Send, action::ChangeState,
                             action::EnterGate, action::LeaveGate, action::SpendSessionStart,
-                            action::Connect, action::Close, action::LoseSession, action::Warn>;
+                            action::Connect, action::Close, action::LoseSession, action::SkipEvent,
+                            action::EnterCrashLoop, action::ReportSilence, action::Warn>;
 
 // One shard's side of the gateway protocol, without I/O:
 // https://discord.com/developers/docs/events/gateway. What happens goes in through the methods,
@@ -101,7 +120,11 @@ class ShardProtocol {
   // The main gateway address, as /gateway/bot gives it; used by the next connection. REQUIRES:
   // before Start.
   void SetGatewayUrl(std::string url) { gateway_url_ = std::move(url); }
-  // Runs the shard, if it does not run: resumes a kept session, else identifies.
+  // `d` of an op 3, JSON: goes into the IDENTIFYs from now on, since a new session does not inherit
+  // the presence of the one before.
+  void SetPresence(std::string json) { presence_ = std::move(json); }
+  // Runs the shard, if it does not run: resumes a kept session, else identifies. Ends the pause of
+  // a crash loop.
   void Start(Now now);
   // Stops it. What is kept of the session is enough for a later Start to resume it.
   void Stop(bool keep_session, Now now);
@@ -110,6 +133,12 @@ class ShardProtocol {
 
   // The shard is first in its bucket and may send IDENTIFY from `not_before` on.
   void Admitted(SteadyTime not_before, Now now);
+  // Why it is not admitted yet, in words.
+  void SetWaitReason(std::string_view why);
+  void SessionStartGranted(Now now);
+  void SessionStartLater(SteadyTime not_before, Now now);
+  // The gate has put the shard back into its line.
+  void SessionStartRefused(Now now);
   void Connected(Now now);
   void ConnectFailed(std::string_view why, Now now);
   // Anything came over the connection, be it a part of a payload: the other side lives.
@@ -119,9 +148,14 @@ class ShardProtocol {
   void Received(std::string_view json, Now now);
   // What came cannot be inflated.
   void ReceivedGarbage(std::string_view why, Now now);
+  // A payload that is larger than the bound began so. A RESUME would bring it again and again, so
+  // an event that can be made out is skipped, and said to be.
+  void ReceivedOversize(std::string_view beginning, Now now);
   // The connection ended from outside: with a close frame (`code`, or none in it), or without one.
   void Closed(std::optional<uint16_t> code, Now now);
   void ConnectionLost(std::string_view why, Now now);
+  // What serves the shard has thrown an exception.
+  void Crashed(std::string_view why, Now now);
   void Tick(Now now);
 
   // ---- What comes of it ----
@@ -134,6 +168,8 @@ class ShardProtocol {
   bool is_running() const;
   // A Start would resume.
   bool has_session() const { return session_ && !session_->id.empty(); }
+  // As HELLO said it. REQUIRES: the shard is ready.
+  std::chrono::milliseconds heartbeat_interval() const { return heartbeat_interval_; }
   // Has an IDENTIFY to send before it can be READY.
   bool needs_session_start() const;
 
@@ -143,16 +179,25 @@ class ShardProtocol {
     kInGate,
     kConnecting,
     kAwaitingHello,
-    kAwaitingSlot,  // HELLO came, but the bucket's last IDENTIFY is too fresh
+    kAwaitingSlot,  // HELLO came; the bucket's last IDENTIFY is too fresh, or the gate is asked
     kIdentifying,
     kResuming,
     kReady,
     kPausing,  // until the next attempt
   };
 
+  // What Discord keeps of the shard between connections. All of it comes and goes together: one
+  // session's sequence means nothing to the next (vellum-ai/vellum-assistant#39266).
   struct Session {
-    std::string id;          // empty: the server has none, so there is nothing to resume
-    std::string resume_url;  // empty: none that can be used
+    std::string id;                           // empty: the server has none, so nothing to resume
+    std::string resume_url;                   // empty: none that can be used
+    SteadyTime since;                         // READY
+    std::optional<uint64_t> last_sequence{};  // that was handed to the sink
+    int64_t last_event_unix_nanos = 0;
+    // Where a RESUME was tried already to fill a gap: if it comes again, the server has no more.
+    std::optional<uint64_t> resumed_for_gap_after{};
+    uint32_t gap_resumes = 0;  // those that brought nothing
+    bool warned_of_doubles = false;
   };
 
   bool connected() const;
@@ -163,19 +208,23 @@ class ShardProtocol {
   void OnHello(const Envelope& envelope, Now now);
   void OnDispatch(const Envelope& envelope, Now now);
   void OnReady(const Envelope& envelope, Now now);
-  void BecomeReady(Now now, std::string reason);
+  void BecomeReady(bool new_session, Now now);
   void TrackGuilds(const Envelope& envelope);
+  bool TakeSequence(uint64_t sequence, Now now);
   void Emit(const Envelope& envelope, Now now);
+  void RequestSessionStart();
   void SendIdentify(Now now);
   void SendResume(Now now);
   void SendHeartbeat(Now now);
   void BeatIfDue(Now now);
+  void LookForSilence(Now now);
 
   void End(EndCause cause, std::string_view detail, Now now);
   void EndWith(const Aftermath& aftermath, std::string reason, bool close_connection, Now now);
-  std::chrono::milliseconds DelayBeforeNext(bool was_ready, bool pause, Now now);
-  std::chrono::milliseconds DelayBeforeNewSession(Now now);
-  void PauseFor(std::chrono::milliseconds delay, std::string reason, Now now);
+  bool NoteFailedResume(bool was_ready);
+  void Die(std::string reason, std::chrono::milliseconds delay, Now now);
+  void Retry(std::chrono::milliseconds delay, std::string reason, Now now);
+  void PauseFor(std::chrono::milliseconds delay, ShardState state, std::string reason, Now now);
   void DropSession(std::string_view reason);
   void ForgetConnection();
 
@@ -183,28 +232,22 @@ class ShardProtocol {
   EnvelopeReader* const reader_;
   std::mt19937_64 random_;
   std::string gateway_url_;
+  std::string presence_;
   std::vector<Action> actions_;
   ShardInfo info_;
   Phase phase_ = Phase::kOff;
 
-  // The session, which outlives connections. Both parts come and go together.
   std::optional<Session> session_;
-  std::optional<uint64_t> last_sequence_;  // that was handed to the sink
-  int64_t last_event_unix_nanos_ = 0;
   absl::flat_hash_set<uint64_t> guilds_;
-  SteadyTime session_since_;
-  bool warned_of_sequence_ = false;
-  bool lost_session_ = false;  // and no new one has come since
 
-  // Attempts. The counters go back to 0 on READY and RESUMED, not on an open socket, which is no
-  // success yet.
+  // Attempts.
+  ReconnectPace pace_;
+  CrashGuard crash_guard_;
+  SilenceDetector silence_;
   uint32_t failed_resumes_ = 0;  // one after the other that brought nothing
   bool avoid_resume_url_ = false;
-  Backoff retry_;
-  Backoff unstable_;
-  Backoff new_session_;
-  bool ended_soon_ = false;  // the last connection that was ready did not stay so
-  bool lost_soon_ = false;   // the last session did not last
+  bool had_session_since_start_ = false;
+  bool respawning_ = false;  // has died, and not been respawned yet
 
   // The present connection.
   bool resuming_ = false;  // what this attempt is for
@@ -212,6 +255,7 @@ class ShardProtocol {
   bool said_hello_ = false;
   bool replayed_ = false;  // RESUME has brought an event that was not there yet
   bool in_gate_ = false;
+  bool presence_left_out_ = false;  // of IDENTIFY, which would have been too large
   std::optional<SteadyTime> ready_since_;
   SteadyTime identify_not_before_;
   SteadyTime phase_deadline_ = SteadyTime::max();

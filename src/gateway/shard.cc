@@ -8,6 +8,7 @@
 
 #include "common/log.h"
 #include "gateway/asio.h"
+#include "gateway/payload.h"
 
 namespace shardd::gateway {
 namespace {
@@ -56,6 +57,8 @@ void LogState(const std::string& name, const ShardInfo& info) {
     case ShardState::kFailed:
       log::Error("shard failed", {{"shard", name}, {"reason", info.reason}});
       return;
+    case ShardState::kCrashLoop:  // has an alert of its own
+      return;
     case ShardState::kBackingOff:
     case ShardState::kStopped:
       log::Info("shard is not connected",
@@ -66,7 +69,6 @@ void LogState(const std::string& name, const ShardInfo& info) {
     case ShardState::kConnecting:
     case ShardState::kIdentifying:
     case ShardState::kResuming:
-    case ShardState::kCrashLoop:
       log::Debug("shard goes on",
                  {{"shard", name}, {"state", Name(info.state)}, {"reason", info.reason}});
       return;
@@ -81,15 +83,19 @@ struct Shard::Connection {
   std::deque<std::string> outgoing;
   bool open = false;
   bool write_in_flight = false;
+  uint64_t bytes_seen = 0;  // of the transport's bytes_read(), at the last tick
 };
 
 Shard::Shard(ProtocolOptions options, ShardContext* context)
     : context_(context),
       compression_(options.compression),
       close_timeout_(options.timings.close_timeout),
+      crash_guard_(options.crash_guard),
       name_(ToString(options.shard)),
+      presence_(options.presence),
       protocol_(std::move(options), &context->reader),
-      timer_(context->io) {}
+      timer_(context->io),
+      sends_(&context->members, presence_) {}
 
 Now Shard::TimeNow() const { return {context_->clock.Steady(), context_->clock.Wall()}; }
 
@@ -116,10 +122,15 @@ bool Shard::has_connections() const {
 // ---- What the protocol decided ----
 
 void Shard::Perform() {
-  for (Action& each : protocol_.actions()) {
-    std::visit([this](auto& a) { Do(a); }, each);
+  // Performing one may bring further ones.
+  while (!protocol_.actions().empty()) {
+    performing_.swap(protocol_.actions());
+    for (Action& each : performing_) {
+      std::visit([this](auto& a) { Do(a); }, each);
+    }
+    performing_.clear();
   }
-  protocol_.actions().clear();
+  FollowState();
   if (!std::exchange(in_changed, true)) context_->changed.push_back(this);
   ArmTimer();
 }
@@ -128,6 +139,11 @@ void Shard::Do(action::EmitDispatch& a) {
   ++context_->dispatches;
   context_->sink_touched = true;
   context_->sink.OnDispatch(a.dispatch);
+  if (a.dispatch.type != "RATE_LIMITED") return;
+  if (const auto limited = ParseRateLimited(a.dispatch.data)) {
+    context_->members.Block(limited->guild_id, limited->retry_after, TimeNow().steady);
+    PumpSends();
+  }
 }
 
 void Shard::Do(action::ChangeState& a) {
@@ -149,21 +165,67 @@ void Shard::Do(action::LoseSession& a) {
                                 .reason = a.reason});
 }
 
+void Shard::Do(action::SkipEvent& a) {
+  log::Error("event skipped: it is larger than --max-message-bytes",
+             {{"shard", name_}, {"sequence", a.sequence}, {"type", a.type}});
+  context_->sink_touched = true;
+  context_->sink.OnSkippedEvent(
+      {.shard = info().shard, .session = info().session, .sequence = a.sequence, .type = a.type});
+}
+
+void Shard::Do(action::EnterCrashLoop& a) {
+  log::Error("shard is in a crash loop and pauses; Spawn ends the pause",
+             {{"shard", name_},
+              {"deaths", a.deaths},
+              {"restarts", info().restarts},
+              {"pause_ms", crash_guard_.pause.count()},
+              {"reason", a.reason}});
+  context_->sink_touched = true;
+  context_->sink.OnCrashLoop({.shard = info().shard,
+                              .deaths = a.deaths,
+                              .window = crash_guard_.window,
+                              .pause = crash_guard_.pause,
+                              .restarts = info().restarts,
+                              .reason = a.reason});
+}
+
+void Shard::Do(action::ReportSilence& a) {
+  log::Warn("shard is silent: resuming it once",
+            {{"shard", name_},
+             {"silent_ms", a.silence.lasted.count()},
+             {"expected_events", static_cast<uint64_t>(a.silence.expected_events)}});
+  context_->sink_touched = true;
+  context_->sink.OnSilence({.shard = info().shard,
+                            .session = info().session,
+                            .lasted = a.silence.lasted,
+                            .expected_events = a.silence.expected_events});
+}
+
 void Shard::Do(action::Warn& a) {
   log::Warn("gateway oddity", {{"shard", name_}, {"what", a.text}});
 }
 
-void Shard::Do(action::EnterGate&) {
+void Shard::Do(action::EnterGate& a) { EnterGate(a.is_recovery); }
+
+void Shard::EnterGate(bool is_recovery) {
   const uint64_t entry = ++gate_entries_;
   // The gate calls from any thread, and perhaps within Enter.
   auto admit = [this, entry](SteadyTime not_before) {
     asio::post(context_->io, [this, entry, not_before] {
       if (ticket_ == 0 || entry != gate_entries_) return;
-      protocol_.Admitted(not_before, TimeNow());
-      Perform();
+      Guarded([&] {
+        protocol_.Admitted(not_before, TimeNow());
+        Perform();
+      });
     });
   };
-  ticket_ = context_->gate.Enter(info().shard.id, std::move(admit), TimeNow().steady);
+  is_recovery_ = is_recovery;
+  wait_reason_.clear();
+  ticket_ = context_->gate.Enter(
+      info().shard.id,
+      is_recovery ? IdentifyGate::Purpose::kRecovery : IdentifyGate::Purpose::kStart,
+      std::move(admit), TimeNow().steady);
+  ShowWhyWaiting();
 }
 
 void Shard::Do(action::LeaveGate&) {
@@ -171,14 +233,37 @@ void Shard::Do(action::LeaveGate&) {
 }
 
 void Shard::Do(action::SpendSessionStart&) {
-  context_->gate.Identified(std::exchange(ticket_, 0), TimeNow().steady);
+  const Now now = TimeNow();
+  const auto verdict = context_->gate.Identify(ticket_, now.steady);
+  switch (verdict.kind) {
+    case IdentifyGate::Verdict::kGranted:
+      ticket_ = 0;
+      protocol_.SessionStartGranted(now);
+      return;
+    case IdentifyGate::Verdict::kLater:
+      protocol_.SessionStartLater(verdict.not_before, now);
+      return;
+    case IdentifyGate::Verdict::kRefused:
+      protocol_.SessionStartRefused(now);
+      EnterGate(is_recovery_);
+      return;
+  }
+}
+
+// The turn of a bucket is reason enough by itself.
+void Shard::ShowWhyWaiting() {
+  std::string why = context_->gate.WhyWaiting(ticket_, TimeNow().steady);
+  if (why == wait_reason_) return;
+  wait_reason_ = why;
+  protocol_.SetWaitReason(why.empty() ? "waits for its turn" : why);
 }
 
 void Shard::Do(action::Connect& a) {
   auto connection = std::make_shared<Connection>();
   connection->transport = context_->make_transport(a.url);
-  connection->inflater = Inflater::Create(compression_);
+  connection->inflater = Inflater::Create(compression_, context_->max_message_bytes);
   connection_ = connection;
+  sends_.ConnectionChanged();
   std::erase_if(connections_, [](const auto& each) { return each.expired(); });
   connections_.push_back(connection);
   asio::co_spawn(context_->io, Run(connection, std::move(a.url)),
@@ -192,6 +277,10 @@ void Shard::Do(action::Send& a) {
   // A heartbeat tells Discord what it need not send again.
   if (a.is_heartbeat) context_->sink.Flush();
   connection_->outgoing.push_back(std::move(a.text));
+  StartWriting();
+}
+
+void Shard::StartWriting() {
   if (std::exchange(connection_->write_in_flight, true)) return;
   asio::co_spawn(
       context_->io, WriteAll(connection_),
@@ -211,7 +300,7 @@ void Shard::Do(action::Close& a) {
 }
 
 void Shard::ArmTimer() {
-  SteadyTime at = protocol_.deadline();
+  SteadyTime at = std::min(protocol_.deadline(), sends_at_);
   if (at == SteadyTime::max() && ticket_ == 0) {
     ++timer_generation_;
     timer_at_ = at;
@@ -230,10 +319,94 @@ void Shard::ArmTimer() {
 
 void Shard::OnTimer() {
   timer_at_ = SteadyTime::max();
-  const Now now = TimeNow();
-  if (ticket_ != 0) context_->gate.Tick(now.steady);
-  protocol_.Tick(now);
+  Guarded([this] {
+    const Now now = TimeNow();
+    if (ticket_ != 0) {
+      context_->gate.Tick(now.steady);
+      ShowWhyWaiting();
+    }
+    // A large message that comes in slowly is life, too.
+    if (connection_ != nullptr) {
+      const uint64_t bytes = connection_->transport->bytes_read();
+      if (std::exchange(connection_->bytes_seen, bytes) != bytes) protocol_.BytesArrived();
+    }
+    protocol_.Tick(now);
+    Perform();
+    PumpSends();
+    ArmTimer();
+  });
+}
+
+// An exception is a bug, or memory that ran out: this shard dies of it, and nothing else does.
+template <class Function>
+void Shard::Guarded(Function function) {
+  try {
+    function();
+  } catch (const std::exception& e) {
+    OnException(e.what());
+  }
+}
+
+void Shard::OnException(const char* what) {
+  log::Error("shard died of an exception", {{"shard", name_}, {"what", what}});
+  performing_.clear();
+  protocol_.actions().clear();
+  if (const ConnectionPtr connection = std::exchange(connection_, nullptr)) {
+    connection->transport->Abort();
+  }
+  protocol_.Crashed(what, TimeNow());
   Perform();
+}
+
+// ---- Commands ----
+
+void Shard::Send(SendRequest request) {
+  if (!is_running()) {
+    request.reply.Say({.outcome = SendOutcome::kNotRunning});
+    return;
+  }
+  sends_.Add(std::move(request), TimeNow().steady);
+  PumpSends();
+  ArmTimer();
+}
+
+void Shard::CancelSend(uint64_t id) {
+  sends_.Cancel(id, TimeNow().steady);
+  PumpSends();
+}
+
+void Shard::EndSends(SendOutcome outcome) {
+  sends_.EndAll(outcome, TimeNow().steady);
+  PumpSends();
+}
+
+void Shard::FollowState() {
+  if (!is_running() && !sends_.is_empty()) EndSends(SendOutcome::kNotRunning);
+  const bool is_ready = connection_ != nullptr && info().state == ShardState::kReady;
+  if (is_ready == sends_.is_ready()) return;
+  if (is_ready) {
+    sends_.BecomeReady(protocol_.heartbeat_interval(), TimeNow().steady);
+  } else {
+    sends_.ConnectionChanged();
+  }
+  PumpSends();
+}
+
+void Shard::PumpSends() {
+  const SteadyTime now = TimeNow().steady;
+  sends_.Review(now);
+  if (sends_.presence() != presence_) {
+    presence_ = sends_.presence();
+    protocol_.SetPresence(presence_);
+  }
+  sends_at_ = sends_.NextEnd();
+  if (!sends_.is_ready() || connection_ == nullptr || connection_->write_in_flight) return;
+  const SteadyTime next = sends_.NextTake(now);
+  if (next <= now) {
+    StartWriting();
+  } else {
+    sends_at_ = std::min(sends_at_, next);
+  }
 }
 
 // ---- One connection ----
@@ -271,29 +444,50 @@ Awaitable<void> Shard::Run(ConnectionPtr connection, std::string url) {
 }
 
 void Shard::Deliver(Connection& connection, const Transport::Message& message) {
-  protocol_.BytesArrived();
-  switch (connection.inflater->Feed(message.bytes, message.is_text, &context_->buffer)) {
+  MessageBuffer& payload = context_->buffer;
+  const Inflater::Result result =
+      message.is_cut ? connection.inflater->FeedBeginning(message.bytes, message.is_text, &payload)
+                     : connection.inflater->Feed(message.bytes, message.is_text, &payload);
+  switch (result) {
     case Inflater::Result::kMessage:
-      protocol_.Received(context_->buffer.view(), TimeNow());
+      protocol_.Received(payload.view(), TimeNow());
       break;
     case Inflater::Result::kIncomplete:
       return;
+    case Inflater::Result::kTooLarge:
+      protocol_.ReceivedOversize(payload.view().substr(0, Transport::kBeginningBytes), TimeNow());
+      break;
     case Inflater::Result::kError:
-      protocol_.ReceivedGarbage("broken compression, or a message over the bound", TimeNow());
+      protocol_.ReceivedGarbage("broken compression", TimeNow());
       break;
   }
   Perform();
 }
 
-// Writes what is queued, one after the other. That a write failed shows in Read, too.
+// Writes what there is, one after the other: commands after all else. That a write failed shows in
+// Read, too.
 Awaitable<void> Shard::WriteAll(ConnectionPtr connection) {
-  while (!connection->outgoing.empty()) {
-    const std::string text = std::move(connection->outgoing.front());
-    connection->outgoing.pop_front();
-    const error_code ec = co_await connection->transport->Write(text);
-    if (ec) break;
+  for (;;) {
+    SendQueue::Outgoing next;
+    if (!connection->outgoing.empty()) {
+      next.text = std::move(connection->outgoing.front());
+      connection->outgoing.pop_front();
+    } else if (connection == connection_) {
+      if (auto command = sends_.Take(TimeNow().steady)) next = *std::move(command);
+    }
+    if (next.text.empty()) break;
+    const error_code ec = co_await connection->transport->Write(next.text);
+    const SteadyTime now = TimeNow().steady;
+    next.Say(ec ? SendOutcome::kInterrupted : SendOutcome::kSent, now);
+    // Still in flight, so that nothing else is taken for a connection that has ended.
+    if (ec) co_return;
+    if (connection == connection_) sends_.Written(now);
   }
   connection->write_in_flight = false;
+  if (connection == connection_ && !sends_.is_empty()) {
+    PumpSends();
+    ArmTimer();
+  }
 }
 
 Awaitable<void> Shard::CloseGently(ConnectionPtr connection, uint16_t code) {
@@ -308,20 +502,12 @@ Awaitable<void> Shard::CloseGently(ConnectionPtr connection, uint16_t code) {
   connection->transport->Abort();
 }
 
-// A coroutine that throws is a bug; it ends this connection and nothing else.
 void Shard::OnEnd(const ConnectionPtr& connection, std::exception_ptr error) {
   if (error == nullptr) return;
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    log::Error("shard's connection ended by an exception", {{"shard", name_}, {"what", e.what()}});
-  }
+  const bool is_present = connection == connection_;
   connection->transport->Abort();
-  if (connection != connection_) return;
-  connection_ = nullptr;
-  protocol_.ConnectFailed("internal error", TimeNow());
-  protocol_.ConnectionLost("internal error", TimeNow());
-  Perform();
+  if (!is_present) return;
+  Guarded([&] { std::rethrow_exception(error); });
 }
 
 }  // namespace shardd::gateway

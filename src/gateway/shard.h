@@ -12,6 +12,8 @@
 #include "gateway/identify_gate.h"
 #include "gateway/inflater.h"
 #include "gateway/protocol.h"
+#include "gateway/send_member_limit.h"
+#include "gateway/send_queue.h"
 #include "gateway/transport.h"
 
 namespace shardd::gateway {
@@ -23,8 +25,10 @@ struct ShardContext {
   boost::asio::io_context& io;
   EventSink& sink;
   IdentifyGate& gate;
+  SendMemberLimit& members;
   const Clock& clock;
   TransportFactory make_transport;
+  size_t max_message_bytes = kDefaultMaxMessageBytes;
   EnvelopeReader reader;
   MessageBuffer buffer;
 
@@ -46,6 +50,11 @@ class Shard {
   void SetGatewayUrl(const std::string& url) { protocol_.SetGatewayUrl(url); }
   void Start();
   void Stop(bool keep_session);
+  // Queues a command; see SendQueue. A shard that does not run refuses it, and what waits when it
+  // stops.
+  void Send(SendRequest request);
+  void CancelSend(uint64_t id);
+  void EndSends(SendOutcome outcome);
   // Drops every connection, also those that are closing. REQUIRES: stopped.
   void AbortConnections();
   // Some connection, perhaps one that is closing, has not ended.
@@ -76,28 +85,47 @@ class Shard {
   void Do(action::Connect& a);
   void Do(action::Close& a);
   void Do(action::LoseSession& a);
+  void Do(action::SkipEvent& a);
+  void Do(action::EnterCrashLoop& a);
+  void Do(action::ReportSilence& a);
   void Do(action::Warn& a);
+  void EnterGate(bool is_recovery);
+  void ShowWhyWaiting();
   void ArmTimer();
   void OnTimer();
+
+  void FollowState();
+  void PumpSends();
+  void StartWriting();
 
   boost::asio::awaitable<void> Run(ConnectionPtr connection, std::string url);
   boost::asio::awaitable<void> WriteAll(ConnectionPtr connection);
   boost::asio::awaitable<void> CloseGently(ConnectionPtr connection, uint16_t code);
   void Deliver(Connection& connection, const Transport::Message& message);
   void OnEnd(const ConnectionPtr& connection, std::exception_ptr error);
+  template <class Function>
+  void Guarded(Function function);
+  void OnException(const char* what);
 
   ShardContext* const context_;
   const Compression compression_;
   const std::chrono::milliseconds close_timeout_;
+  const CrashGuardOptions crash_guard_;
   const std::string name_;
+  std::string presence_;  // that protocol_ knows
   ShardProtocol protocol_;
-  ConnectionPtr connection_;  // the present one
+  std::vector<Action> performing_;  // its actions, while they are performed
+  ConnectionPtr connection_;        // the present one
   std::vector<std::weak_ptr<Connection>> connections_;
   boost::asio::steady_timer timer_;
   SteadyTime timer_at_ = SteadyTime::max();
   uint64_t timer_generation_ = 0;
+  SendQueue sends_;
+  SteadyTime sends_at_ = SteadyTime::max();  // when they need the timer
   IdentifyGate::Ticket ticket_ = 0;
   uint64_t gate_entries_ = 0;
+  bool is_recovery_ = false;  // what it was last entered for
+  std::string wait_reason_;
 };
 
 }  // namespace shardd::gateway

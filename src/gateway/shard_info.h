@@ -35,15 +35,15 @@ struct ShardInfo {
   uint32_t guilds = 0;
   uint64_t events = 0;                              // dispatches since the process started
   std::optional<std::chrono::nanoseconds> latency;  // last heartbeat to its ACK
-  // New sessions that the shard had to start because one was lost. Neither RESUMEs count nor what
+  // Deaths (crash_guard.h) that a respawn followed or will follow. Neither RESUMEs count nor what
   // an operator starts.
   uint64_t restarts = 0;
-  std::optional<WallTime> last_restart;
+  std::optional<WallTime> last_restart;     // of the last respawn
   uint64_t resumes = 0;                     // RESUMEs that Discord accepted
   uint64_t identifies = 0;                  // IDENTIFYs sent
   std::optional<WallTime> connected_since;  // of the present connection, once READY or RESUMED
   std::optional<WallTime> last_event_at;
-  std::optional<WallTime> retry_at;  // while backing off
+  std::optional<WallTime> retry_at;  // while backing off or in a crash loop
 };
 
 }  // namespace shardd::gateway

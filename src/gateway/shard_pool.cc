@@ -18,6 +18,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "gateway/identify_gate.h"
+#include "gateway/send_member_limit.h"
 #include "gateway/shard.h"
 #include "gateway/tls_connect.h"
 #include "gateway/websocket.h"
@@ -35,19 +36,22 @@ constexpr size_t kMaxRoundDispatches = 1024;
 class Worker {
  public:
   Worker(const ShardPoolOptions& options, std::unique_ptr<EventSink> sink, IdentifyGate* gate,
-         const Clock* clock, std::shared_ptr<asio::ssl::context> tls)
+         SendMemberLimit* members, const Clock* clock, std::shared_ptr<asio::ssl::context> tls)
       : options_(options),
         sink_(std::move(sink)),
         work_(asio::make_work_guard(io_)),
-        context_{.io = io_,
-                 .sink = *sink_,
-                 .gate = *gate,
-                 .clock = *clock,
-                 .make_transport =
-                     MakeWebSocketFactory(io_, std::move(tls), options.timings.connect_timeout),
-                 .reader = {},
-                 .buffer = {},
-                 .changed = {}},
+        context_{
+            .io = io_,
+            .sink = *sink_,
+            .gate = *gate,
+            .members = *members,
+            .clock = *clock,
+            .make_transport = MakeWebSocketFactory(
+                io_, std::move(tls), options.timings.connect_timeout, options.max_message_bytes),
+            .max_message_bytes = options.max_message_bytes,
+            .reader = {},
+            .buffer = {},
+            .changed = {}},
         stop_timer_(io_),
         thread_([this] { Loop(); }) {}
 
@@ -60,6 +64,12 @@ class Worker {
     std::future<void> done = task.get_future();
     asio::post(io_, std::move(task));
     return done;
+  }
+
+  // The same without waiting. What was posted before BeginStop is run before it takes effect.
+  template <class Work>
+  void Post(Work work) {
+    asio::post(io_, std::move(work));
   }
 
   // ---- On the thread ----
@@ -78,6 +88,8 @@ class Worker {
       options.intents = options_.intents;
       options.compression = options_.compression;
       options.timings = options_.timings;
+      options.crash_guard = options_.crash_guard;
+      options.presence = options_.presence;
       shard = std::make_unique<Shard>(std::move(options), &context_);
       shard->SetGatewayUrl(gateway_url);
       const std::lock_guard lock(published_mutex_);
@@ -101,7 +113,10 @@ class Worker {
   // The loop ends when all connections have closed, or were dropped after `timeout`.
   void BeginStop(std::chrono::milliseconds timeout) {
     asio::post(io_, [this, timeout] {
-      for (auto& [id, shard] : shards_) shard->Stop(/*keep_session=*/true);
+      for (auto& [id, shard] : shards_) {
+        shard->EndSends(SendOutcome::kStopping);
+        shard->Stop(/*keep_session=*/true);
+      }
       stopping_ = true;
       work_.reset();
       AbortAfter(timeout);
@@ -117,8 +132,9 @@ class Worker {
   // next round has more to do: waking up is what costs, not the events.
   void Loop() {
     ::pthread_setname_np(::pthread_self(), "shardd-gateway");
-    while (io_.run_one() > 0) {
-      while (context_.dispatches < kMaxRoundDispatches && io_.poll_one() > 0) {
+    while (Turn([this] { return io_.run_one(); }) > 0) {
+      while (context_.dispatches < kMaxRoundDispatches &&
+             Turn([this] { return io_.poll_one(); }) > 0) {
       }
       const size_t dispatches = context_.dispatches;
       EndRound();
@@ -128,6 +144,17 @@ class Worker {
       }
     }
     EndRound();
+  }
+
+  // Shards deal with their own exceptions; one that gets here must not end the process.
+  template <class Function>
+  static size_t Turn(Function run) {
+    try {
+      return run();
+    } catch (const std::exception& e) {
+      log::Error("an exception came out of a worker's event loop", {{"what", e.what()}});
+      return 1;
+    }
   }
 
   void EndRound() {
@@ -191,12 +218,17 @@ class Worker {
 class ShardPool::Core {
  public:
   Core(ShardPoolOptions options, const SinkFactory& make_sink)
-      : options_(std::move(options)), gate_(options_.identify_window) {
+      : options_(std::move(options)),
+        gate_({.window = options_.identify_window,
+               .reserve = options_.identify_reserve,
+               .ledger = options_.session_starts,
+               .clock = &clock_},
+              clock_.Steady()) {
     const uint32_t threads = std::max<uint32_t>(options_.threads, 1);
     for (uint32_t i = 0; i < threads; ++i) {
       // A TLS context each: its store of certificates is locked at every handshake.
-      workers_.push_back(
-          std::make_unique<Worker>(options_, make_sink(), &gate_, &clock_, MakeTlsContext()));
+      workers_.push_back(std::make_unique<Worker>(options_, make_sink(), &gate_, &members_, &clock_,
+                                                  MakeTlsContext()));
     }
   }
 
@@ -207,11 +239,13 @@ class ShardPool::Core {
     RunOnAll([url = bot.url](Worker& worker) {
       worker.ForEach([&](Shard& shard) { shard.SetGatewayUrl(url); });
     });
-    const auto age = std::chrono::duration_cast<SteadyClock::duration>(clock_.Wall() - bot.read_at);
-    const SteadyTime now = clock_.Steady();
-    gate_.SetLimits(bot.max_concurrency, bot.session_starts_total, bot.session_starts_remaining,
-                    bot.session_starts_reset_after, now - std::max(age, SteadyClock::duration(0)),
-                    now);
+    gate_.SetLimits({.max_concurrency = bot.max_concurrency,
+                     .total = bot.session_starts_total,
+                     .remaining = bot.session_starts_remaining,
+                     .reset_after = bot.session_starts_reset_after,
+                     .asked_at = bot.asked_at,
+                     .read_at = bot.read_at},
+                    clock_.Steady());
   }
 
   absl::Status Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
@@ -222,12 +256,14 @@ class ShardPool::Core {
           "the gateway's address is not known yet: Discord has not answered /gateway/bot");
     }
     const uint32_t needed = StartsNeeded(shard_ids, shard_count);
-    const uint32_t remaining = gate_.remaining(clock_.Steady());
-    if (needed > remaining) {
+    const SessionBudget budget = gate_.budget(clock_.Steady());
+    if (needed > 0 && uint64_t{needed} + budget.reserve > budget.remaining) {
       return absl::ResourceExhaustedError(
           "starting these shards would take the IDENTIFYs that are due to " +
-          std::to_string(needed) + ", but Discord grants " + std::to_string(remaining) +
-          " more until its limit resets");
+          std::to_string(needed) + ", but of " + std::to_string(budget.total) +
+          " a day Discord grants " + std::to_string(budget.remaining) + " more, of which " +
+          std::to_string(budget.reserve) +
+          " are kept for shards that lose their session (--identify-reserve)");
     }
     // One after the other, so that they enter the gate in the order given; runs of shards on one
     // worker go together.
@@ -259,6 +295,36 @@ class ShardPool::Core {
     });
   }
 
+  uint64_t Send(ShardId shard, Command command, std::optional<SteadyTime> deadline,
+                SendReply::Done done) {
+    SendRequest request{.id = 0,
+                        .command = std::move(command),
+                        .deadline = deadline,
+                        .reply = SendReply(std::move(done))};
+    const std::lock_guard lock(sends_mutex_);
+    request.id = ++last_send_;
+    const uint64_t id = request.id;
+    if (sends_stopped_) return id;  // the reply says so as it goes
+    Worker& worker = WorkerOf(shard.id);
+    worker.Post([&worker, shard, request = std::move(request)]() mutable {
+      if (Shard* found = worker.Find(shard)) {
+        found->Send(std::move(request));
+      } else {
+        request.reply.Say({.outcome = SendOutcome::kNoSuchShard});
+      }
+    });
+    return id;
+  }
+
+  void CancelSend(ShardId shard, uint64_t send) {
+    const std::lock_guard lock(sends_mutex_);
+    if (sends_stopped_) return;
+    Worker& worker = WorkerOf(shard.id);
+    worker.Post([&worker, shard, send] {
+      if (Shard* found = worker.Find(shard)) found->CancelSend(send);
+    });
+  }
+
   std::vector<ShardInfo> Snapshot() const {
     std::vector<ShardInfo> infos;
     for (const auto& worker : workers_) worker->CopyInfosTo(&infos);
@@ -268,11 +334,17 @@ class ShardPool::Core {
     return infos;
   }
 
-  uint32_t session_starts_remaining() const { return gate_.remaining(clock_.Steady()); }
+  void SetRefresh(std::function<void()> refresh) { gate_.SetRefresh(std::move(refresh)); }
+  void KeepGatewayBot() { gate_.KeepLimits(clock_.Steady()); }
+  SessionBudget session_budget() const { return gate_.budget(clock_.Steady()); }
 
   void Stop(std::chrono::milliseconds timeout) {
     const std::lock_guard lock(control_);
     if (std::exchange(stopped_, true)) return;
+    {
+      const std::lock_guard sends_lock(sends_mutex_);
+      sends_stopped_ = true;
+    }
     for (const auto& worker : workers_) worker->BeginStop(timeout);
     for (const auto& worker : workers_) worker->Join();
   }
@@ -308,10 +380,15 @@ class ShardPool::Core {
   const ShardPoolOptions options_;
   const RealClock clock_;
   IdentifyGate gate_;
+  SendMemberLimit members_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::mutex control_;  // one command at a time; workers never take it
   std::optional<std::string> gateway_url_;
   bool stopped_ = false;
+
+  std::mutex sends_mutex_;  // never held while anything is waited for
+  uint64_t last_send_ = 0;
+  bool sends_stopped_ = false;
 };
 
 ShardPool::ShardPool(ShardPoolOptions options, SinkFactory make_sink)
@@ -324,8 +401,15 @@ absl::Status ShardPool::Spawn(std::span<const uint32_t> shard_ids, uint32_t shar
 void ShardPool::Kill(std::span<const uint32_t> shard_ids, uint32_t shard_count, bool keep_session) {
   core_->Kill(shard_ids, shard_count, keep_session);
 }
+uint64_t ShardPool::Send(ShardId shard, Command command, std::optional<SteadyTime> deadline,
+                         SendReply::Done done) {
+  return core_->Send(shard, std::move(command), deadline, std::move(done));
+}
+void ShardPool::CancelSend(ShardId shard, uint64_t send) { core_->CancelSend(shard, send); }
 std::vector<ShardInfo> ShardPool::Snapshot() const { return core_->Snapshot(); }
-uint32_t ShardPool::session_starts_remaining() const { return core_->session_starts_remaining(); }
+void ShardPool::SetRefresh(std::function<void()> refresh) { core_->SetRefresh(std::move(refresh)); }
+void ShardPool::KeepGatewayBot() { core_->KeepGatewayBot(); }
+SessionBudget ShardPool::session_budget() const { return core_->session_budget(); }
 void ShardPool::Stop(std::chrono::milliseconds timeout) { core_->Stop(timeout); }
 
 }  // namespace shardd::gateway

@@ -4,14 +4,19 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gateway/compression.h"
+#include "gateway/crash_guard.h"
 #include "gateway/event_sink.h"
 #include "gateway/gateway_bot.h"
+#include "gateway/identify_gate.h"
+#include "gateway/inflater.h"
+#include "gateway/send_command.h"
 #include "gateway/shard_info.h"
 #include "gateway/shard_timings.h"
 
@@ -21,6 +26,8 @@ struct ShardPoolOptions {
   std::string token;     // without the "Bot " prefix
   uint64_t intents = 0;  // Discord's bit field
   Compression compression = Compression::kZstdStream;
+  // Of one payload, inflated or not; the connection that brings a larger one ends.
+  size_t max_message_bytes = kDefaultMaxMessageBytes;
   uint32_t threads = 1;
   // How long a worker holds off its next wait after a round that brought events, so that events
   // come in batches.
@@ -28,7 +35,12 @@ struct ShardPoolOptions {
   // One IDENTIFY per bucket (shard_id % max_concurrency) in this time: Discord's identify rate
   // limit, and a little more since clocks differ. Tests shorten it.
   std::chrono::milliseconds identify_window{5100};
+  IdentifyReserve identify_reserve{};
+  // Where session starts are written down; outlives the pool. None: they end with the process.
+  SessionStartLedger* session_starts = nullptr;
   ShardTimings timings;
+  CrashGuardOptions crash_guard{};
+  std::string presence{};  // of new sessions: `d` of an op 3, JSON; empty: none
 };
 
 // All shards of this server: owns the worker threads, the shards and the identify gate. A shard
@@ -49,8 +61,9 @@ class ShardPool {
   // The gateway's address and limits. Shards can be spawned from the first call on.
   void SetGatewayBot(const GatewayBot& bot);
 
-  // Starts shards that are not running, in the order given; one that runs stays as it is. A shard
-  // that was killed with `keep_session` resumes. Returns when accepted.
+  // Starts shards that are not running, in the order given; one that runs stays as it is, but for
+  // the pause of a crash loop, which ends. A shard that was killed with `keep_session` resumes.
+  // Returns when accepted.
   //   UNAVAILABLE          no SetGatewayBot yet
   //   RESOURCE_EXHAUSTED   more IDENTIFYs than the session start limit has left; nothing was
   //   started
@@ -63,11 +76,27 @@ class ShardPool {
   // shard_count) was spawned before.
   void Kill(std::span<const uint32_t> shard_ids, uint32_t shard_count, bool keep_session);
 
+  // Sends a command through a shard as soon as it is ready and Discord's limits let it: see
+  // SendQueue. `done` is called exactly once, perhaps within this call, by any thread; it must not
+  // block and must not call the pool. At most once: what was handed to a connection is never
+  // repeated. Returns what CancelSend takes. Does not wait.
+  uint64_t Send(ShardId shard, Command command, std::optional<SteadyTime> deadline,
+                SendReply::Done done);
+  // The command is not sent any more, unless it is on its way already; `done` is called all the
+  // same.
+  void CancelSend(ShardId shard, uint64_t send);
+
   // Every shard that was ever spawned, by shard_count and id.
   std::vector<ShardInfo> Snapshot() const;
 
+  // `refresh` asks for /gateway/bot to be read again, upon which SetGatewayBot or KeepGatewayBot
+  // must be called; it is called by workers and must not block. Empty: nobody can read it.
+  void SetRefresh(std::function<void()> refresh);
+  // It could not be read: shards that wait for it go on with what is known.
+  void KeepGatewayBot();
+
   // IDENTIFYs that Discord still grants, as far as is known.
-  uint32_t session_starts_remaining() const;
+  SessionBudget session_budget() const;
 
   // Closes all connections so that their sessions stay resumable, flushes the sinks and joins the
   // workers. Connections that have not closed by `timeout` are dropped. Afterwards Spawn returns

@@ -27,11 +27,15 @@ struct ShardTimings {
   std::chrono::milliseconds stable_after{2'000};
   BackoffOptions unstable{.first = std::chrono::milliseconds(250),
                           .longest = std::chrono::milliseconds(5'000)};
-  // Between sessions that are lost soon after READY; the first of them is followed by a new one at
-  // once. A thousand session starts a day are one in 86 s.
+  // A session that is lost sooner than this after its READY is a death (crash_guard.h).
   std::chrono::milliseconds session_stable_after{60'000};
-  BackoffOptions new_session{.first = std::chrono::milliseconds(1'000),
-                             .longest = std::chrono::milliseconds(300'000)};
+  // After close code 4008: Discord counts what a client sends over 60 s.
+  std::chrono::milliseconds send_window{60'000};
+  // No silence below this counts (silence_detector.h); 0: none does.
+  std::chrono::milliseconds silence_after{300'000};
+  // A timer that fires later than this says that the worker stood still: its connections are
+  // doubtful, and it counts as a death.
+  std::chrono::milliseconds stall_limit{30'000};
   // For the closing handshake of a connection that is no longer used.
   std::chrono::milliseconds close_timeout{2'000};
 };

@@ -2,6 +2,7 @@
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/system/error_code.hpp>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,7 +20,11 @@ class Transport {
   struct Message {
     std::string_view bytes;  // lives until the next Read
     bool is_text = false;
+    // `bytes` is the beginning, of kBeginningBytes, of a message over the bound. Nothing can be
+    // read after it.
+    bool is_cut = false;
   };
+  static constexpr size_t kBeginningBytes = 1024;
 
   virtual ~Transport() = default;
 
@@ -31,6 +36,9 @@ class Transport {
   virtual boost::asio::awaitable<boost::system::error_code> Close(uint16_t code) = 0;
   // Drops the connection: all that is under way ends soon, with an error.
   virtual void Abort() = 0;
+
+  // Grows with whatever comes, be it a part of a message or a ping.
+  virtual uint64_t bytes_read() const = 0;
 
   // After a failed Read: the other side sent a close frame, ...
   virtual bool closed_by_peer() const = 0;

@@ -15,6 +15,7 @@
 #include "common/status.h"
 #include "events/log.h"
 #include "gateway/intents.h"
+#include "gateway/payload.h"
 #include "server/version.h"
 
 namespace shardd::server {
@@ -25,8 +26,20 @@ constexpr uint32_t kMostDefaultThreads = 8;
 constexpr uint64_t kMostRetainBytes = uint64_t{1} << 42;
 constexpr std::chrono::seconds kMostBatchDelay{1};
 constexpr std::chrono::minutes kMostDrainTimeout{10};
+constexpr std::chrono::seconds kLeastGatewayBotInterval{1};
+constexpr std::chrono::hours kMostGatewayBotInterval{24};
+// A READY of 2500 guilds has 120 KB. Events that are larger are skipped, so a sensible bound is far
+// above this.
+constexpr uint64_t kLeastMaxMessageBytes = uint64_t{256} << 10;
 constexpr uint32_t kMostGuildsPerShard = 2500;  // Discord's own limit
 constexpr uint32_t kMostSubscribers = 100'000;
+// Leaves what IDENTIFY takes beside it, the token above all, of Discord's 4096 bytes a payload.
+constexpr size_t kMostPresenceBytes = 3072;
+constexpr std::chrono::hours kMostTimeout{1};
+constexpr std::chrono::hours kMostCrashLoopTime{24};
+constexpr std::chrono::hours kMostSilence{24};
+constexpr std::chrono::milliseconds kLeastTime{1};
+constexpr uint32_t kMostCrashLoopDeaths = 1000;
 
 absl::Status Invalid(std::string message) { return absl::InvalidArgumentError(message); }
 
@@ -71,9 +84,33 @@ absl::Status StoreChoice(const std::string& text,
   return Invalid(absl::StrCat("'", text, "' is not one of ", names));
 }
 
+// A time of `least` or more; a fraction of a millisecond counts as a whole one.
+absl::Status StoreTime(const std::string& text, std::chrono::milliseconds least,
+                       std::chrono::milliseconds most, std::chrono::milliseconds& target) {
+  const auto parsed = ParseDuration(text, most);
+  if (!parsed.ok()) return parsed.status();
+  if (*parsed < least) return Invalid(absl::StrCat("'", text, "' is too short"));
+  target = std::chrono::ceil<std::chrono::milliseconds>(*parsed);
+  return absl::OkStatus();
+}
+
 absl::Status StoreApiUrl(const std::string& text, std::string& target) {
   if (!text.starts_with("http://") && !text.starts_with("https://")) {
     return Invalid(absl::StrCat("'", text, "' is not a URL such as https://discord.com/api/v10"));
+  }
+  target = text;
+  return absl::OkStatus();
+}
+
+absl::Status StorePresence(const std::string& text, std::string& target) {
+  if (text.size() > kMostPresenceBytes) {
+    return Invalid(absl::StrCat("has ", text.size(), " bytes: it can have ", kMostPresenceBytes,
+                                ", since IDENTIFY must carry it"));
+  }
+  if (!gateway::IsPresence(text)) {
+    return Invalid(
+        "is not a presence that Discord takes: one JSON object with status (online, dnd, idle, "
+        "invisible or offline), and perhaps activities (each with name and type), since and afk");
   }
   target = text;
   return absl::OkStatus();
@@ -92,6 +129,9 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
       {"intents", "all-unprivileged",
        "Discord's intents: names with commas between them, a number, or all-unprivileged.",
        [&](const auto& text) { return Store(gateway::ParseIntents(text), config.intents); }},
+      {"presence", std::nullopt,
+       "The bot's presence, as JSON: {\"status\":\"idle\",\"activities\":[],...}, the d of op 3.",
+       [&](const auto& text) { return StorePresence(text, config.presence); }},
       {"shard-count", "auto",
        "Shards that the whole bot is split into; auto: as Discord recommends.",
        [&](const auto& text) {
@@ -108,6 +148,21 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
        [&](const auto& text) {
          return Store(ParseNumber(text, 1, kMostGuildsPerShard), config.guilds_per_shard);
        }},
+      {"identify-reserve", "10%",
+       "Session starts that only shards which lost their session may use: a number, or a share of "
+       "the day's such as 10%.",
+       [&](const auto& text) { return Store(ParseReserve(text), config.identify_reserve); }},
+      {"gateway-bot-interval", "10m",
+       "How often Discord is asked for its recommended shards and the session starts left.",
+       [&](const auto& text) {
+         const auto parsed = ParseDuration(text, kMostGatewayBotInterval);
+         if (parsed.ok() && *parsed < kLeastGatewayBotInterval) return Invalid("is less than 1s");
+         if (parsed.ok()) {
+           config.gateway_bot_interval =
+               std::chrono::duration_cast<std::chrono::milliseconds>(*parsed);
+         }
+         return parsed.status();
+       }},
       {"compression", "zstd-stream",
        "Transport compression from Discord: zstd-stream, zlib-stream (less memory) or none.",
        [&](const auto& text) {
@@ -117,6 +172,12 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
               {"zlib-stream", gateway::Compression::kZlibStream},
               {"none", gateway::Compression::kNone}},
              config.compression);
+       }},
+      {"max-message-bytes", "64MiB",
+       "The largest payload that is taken from Discord, inflated or not.",
+       [&](const auto& text) {
+         return Store(ParseSize(text, kLeastMaxMessageBytes, events::kMaxDataBytes),
+                      config.max_message_bytes);
        }},
       {"listen", "127.0.0.1:50051",
        "Where gRPC is served: HOST:PORT or unix:PATH; port 0 picks one.",
@@ -140,8 +201,7 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
        [&](const auto& text) { return StoreText(text, config.tls_key); }},
       {"data-dir", std::nullopt,
        "Where state is kept. Default: $STATE_DIRECTORY, else ./shardd-data; a fresh temporary one "
-       "with "
-       "--simulate. (This version keeps its log in memory.)",
+       "with --simulate. This version keeps the session starts there, and its log in memory.",
        [&](const auto& text) { return StoreText(text, config.data_dir); }},
       {"retain-bytes", "2GiB", "Bytes of events that the log keeps.",
        [&](const auto& text) {
@@ -157,6 +217,46 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
       {"threads", std::to_string(threads),
        "Threads that hold gateway connections. Default: cores, at most 8.",
        [&](const auto& text) { return Store(ParseNumber(text, 1, kMostThreads), config.threads); }},
+      {"connect-timeout", "10s",
+       "For each address of Discord's gateway, and again for TLS and the WebSocket handshake.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastTime, kMostTimeout, config.timings.connect_timeout);
+       }},
+      {"hello-timeout", "10s", "How long a new connection may take to say HELLO.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastTime, kMostTimeout, config.timings.hello_timeout);
+       }},
+      {"identify-timeout", "60s",
+       "How long IDENTIFY may stay unanswered. Coming back sooner spends another session start.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastTime, kMostTimeout, config.timings.identify_timeout);
+       }},
+      {"resume-timeout", "30s", "How long RESUME may bring neither an event nor RESUMED.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastTime, kMostTimeout, config.timings.resume_timeout);
+       }},
+      {"silence-after", "5m",
+       "A shard that delivers nothing against its own rate is resumed once, after this time at the "
+       "soonest. 0: never.",
+       [&](const auto& text) {
+         return StoreTime(text, std::chrono::milliseconds(0), kMostSilence,
+                          config.timings.silence_after);
+       }},
+      {"crash-loop-deaths", "3",
+       "A shard that dies this often within --crash-loop-window pauses for --crash-loop-pause.",
+       [&](const auto& text) {
+         return Store(ParseNumber(text, 1, kMostCrashLoopDeaths), config.crash_guard.deaths);
+       }},
+      {"crash-loop-window", "5m", "See --crash-loop-deaths.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastTime, kMostCrashLoopTime, config.crash_guard.window);
+       }},
+      {"crash-loop-pause", "2m", "See --crash-loop-deaths.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastTime, kMostCrashLoopTime, config.crash_guard.pause);
+       }},
+      {"shard-respawn", "true", "Start shards that died again; false: they wait for Spawn.",
+       [&](const auto& text) { return Store(ParseBool(text), config.crash_guard.respawn); }, true},
       {"max-subscribers", "1000", "Streams of Events and Watch that may be open at the same time.",
        [&](const auto& text) {
          return Store(ParseNumber(text, 1, kMostSubscribers), config.max_subscribers);
@@ -277,6 +377,11 @@ absl::Status CheckTogether(const Config& config) {
       return Invalid("--guilds-per-shard: has a meaning with --shard-count auto only");
     }
   }
+  if (!events::Fits(config.max_message_bytes, config.retain_bytes)) {
+    return Invalid(absl::StrCat("--max-message-bytes: an event of ", config.max_message_bytes,
+                                " bytes would not fit into a log of --retain-bytes ",
+                                config.retain_bytes, ": lower the first, or raise the second"));
+  }
   if (config.tls_cert.empty() != config.tls_key.empty()) {
     return Invalid("--tls-cert and --tls-key: give both or none");
   }
@@ -365,7 +470,7 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
           ->option_text("FILE");
   for (const Setting& setting : settings) {
     std::string help = setting.help;
-    if (setting.default_text.has_value() && !setting.is_switch) {
+    if (setting.default_text.has_value() && setting.default_text != "false") {
       absl::StrAppend(&help, " [", *setting.default_text, "]");
     }
     if (setting.is_switch) {

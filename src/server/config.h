@@ -21,19 +21,25 @@ struct Config {
   std::string token;  // without "Bot "; never printed
   std::string api_url;
   uint64_t intents = 0;
+  std::string presence;                 // `d` of an op 3 (JSON); empty: none
   std::optional<uint32_t> shard_count;  // none: auto
   std::vector<uint32_t> shard_ids;      // empty: all
   uint32_t guilds_per_shard = 0;
   gateway::Compression compression = gateway::Compression::kZstdStream;
+  size_t max_message_bytes = 0;
   ListenAddress listen;
   std::optional<ListenAddress> admin_listen;  // none: off
   bool insecure_listen = false;
   std::string tls_cert;  // PEM files; both or none
   std::string tls_key;
   std::string data_dir;  // empty with --simulate: a fresh temporary one
+  gateway::IdentifyReserve identify_reserve;
+  std::chrono::milliseconds gateway_bot_interval{0};
   uint64_t retain_bytes = 0;
   std::chrono::microseconds batch_delay{0};
   uint32_t threads = 1;
+  gateway::ShardTimings timings;
+  gateway::CrashGuardOptions crash_guard;
   uint32_t max_subscribers = 0;
   std::chrono::milliseconds drain_timeout{0};
   bool no_spawn = false;

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/json_escape.h"
 #include "server/convert.h"
@@ -23,27 +24,44 @@ void LogSink::OnDispatch(const gateway::Dispatch& dispatch) {
 }
 
 void LogSink::OnStateChange(const gateway::ShardInfo& shard) {
-  std::string data = "{\"shard_id\":" + std::to_string(shard.shard.id) +
-                     ",\"shard_count\":" + std::to_string(shard.shard.count) + ",\"state\":\"" +
-                     std::string(StateName(shard.state)) + "\",\"reason\":\"" +
-                     JsonEscape(shard.reason) + "\",\"session\":" + std::to_string(shard.session) +
-                     ",\"sequence\":" + std::to_string(shard.sequence) + "}";
-  AddOwnEvent(shard.shard, shard.session, "SHARDD_SHARD_STATE", data);
+  AddOwnEvent(shard.shard, shard.session, "SHARDD_SHARD_STATE",
+              absl::StrCat("\"state\":\"", std::string(StateName(shard.state)), "\",\"reason\":\"",
+                           JsonEscape(shard.reason), "\",\"session\":", shard.session,
+                           ",\"sequence\":", shard.sequence));
   changed_.push_back(shard);
 }
 
 void LogSink::OnSessionLost(const gateway::LostSession& lost) {
-  std::string data = "{\"shard_id\":" + std::to_string(lost.shard.id) +
-                     ",\"shard_count\":" + std::to_string(lost.shard.count) +
-                     ",\"session\":" + std::to_string(lost.session) +
-                     ",\"last_sequence\":" + std::to_string(lost.last_sequence) +
-                     ",\"last_event_unix_nanos\":" + std::to_string(lost.last_event_unix_nanos) +
-                     ",\"reason\":\"" + JsonEscape(lost.reason) + "\"}";
-  AddOwnEvent(lost.shard, lost.session, "SHARDD_SESSION_LOST", data);
+  AddOwnEvent(lost.shard, lost.session, "SHARDD_SESSION_LOST",
+              absl::StrCat("\"session\":", lost.session, ",\"last_sequence\":", lost.last_sequence,
+                           ",\"last_event_unix_nanos\":", lost.last_event_unix_nanos,
+                           ",\"reason\":\"", JsonEscape(lost.reason), "\""));
+}
+
+void LogSink::OnSkippedEvent(const gateway::SkippedEvent& skipped) {
+  AddOwnEvent(skipped.shard, skipped.session, "SHARDD_OVERSIZE",
+              absl::StrCat("\"session\":", skipped.session, ",\"sequence\":", skipped.sequence,
+                           ",\"type\":\"", JsonEscape(skipped.type), "\""));
+}
+
+void LogSink::OnCrashLoop(const gateway::CrashLoop& loop) {
+  AddOwnEvent(loop.shard, 0, "SHARDD_CRASH_LOOP",
+              absl::StrCat("\"deaths\":", loop.deaths, ",\"window_ms\":", loop.window.count(),
+                           ",\"pause_ms\":", loop.pause.count(), ",\"restarts\":", loop.restarts,
+                           ",\"reason\":\"", JsonEscape(loop.reason), "\""));
+}
+
+void LogSink::OnSilence(const gateway::ShardSilence& silence) {
+  AddOwnEvent(
+      silence.shard, silence.session, "SHARDD_SHARD_SILENT",
+      absl::StrCat("\"session\":", silence.session, ",\"silent_ms\":", silence.lasted.count(),
+                   ",\"expected_events\":", static_cast<uint64_t>(silence.expected_events)));
 }
 
 void LogSink::AddOwnEvent(ShardId shard, uint32_t session, std::string_view type,
-                          std::string_view data) {
+                          std::string_view fields) {
+  const std::string data = absl::StrCat(
+      "{\"shard_id\":", shard.id, ",\"shard_count\":", shard.count, ",", std::string(fields), "}");
   round_.Add({.shard = shard,
               .session = session,
               .received_unix_nanos = UnixNanos(std::chrono::system_clock::now()),

@@ -21,6 +21,9 @@ class LogSink final : public gateway::EventSink {
   void OnDispatch(const gateway::Dispatch& dispatch) override;
   void OnStateChange(const gateway::ShardInfo& shard) override;
   void OnSessionLost(const gateway::LostSession& lost) override;
+  void OnSkippedEvent(const gateway::SkippedEvent& skipped) override;
+  void OnCrashLoop(const gateway::CrashLoop& loop) override;
+  void OnSilence(const gateway::ShardSilence& silence) override;
   void Flush() override;
 
   // A round that grows beyond this goes into the log before the worker's round ends, as in a storm
@@ -28,7 +31,8 @@ class LogSink final : public gateway::EventSink {
   static constexpr size_t kMaxRoundBytes = size_t{256} << 10;
 
  private:
-  void AddOwnEvent(ShardId shard, uint32_t session, std::string_view type, std::string_view data);
+  // `fields`: what follows shard_id and shard_count in the event's JSON.
+  void AddOwnEvent(ShardId shard, uint32_t session, std::string_view type, std::string_view fields);
 
   events::Log& log_;
   ShardBoard& board_;

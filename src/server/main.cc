@@ -63,7 +63,10 @@ int Run(Config config) {
     log::Info("simulating Discord",
               {{"api_url", config.api_url}, {"guilds", config.simulate_guilds}});
   }
-  log::Warn("events are kept in memory in this version: they last as long as the process");
+  log::Warn(
+      "events are kept in memory in this version: they last as long as the process. Session starts "
+      "are counted on disk",
+      {{"data_dir", config.data_dir.empty() ? "temporary" : config.data_dir}});
 
   // Set before the signal that wakes the main thread, so it needs no lock.
   static volatile std::sig_atomic_t exit_code = kExitClean;

@@ -105,6 +105,22 @@ absl::StatusOr<uint64_t> ParseSize(std::string_view text, uint64_t least, uint64
   return InRange(text, *value, least, most, " bytes");
 }
 
+absl::StatusOr<gateway::IdentifyReserve> ParseReserve(std::string_view text) {
+  gateway::IdentifyReserve reserve;
+  if (text.ends_with('%')) {
+    text.remove_suffix(1);
+    const auto percent = ParseReal(text, 100);
+    if (!percent.ok()) return percent.status();
+    reserve.percent = *percent;
+    return reserve;
+  }
+  constexpr uint64_t kMost = 1'000'000;
+  const auto starts = ParseNumber(text, 0, kMost);
+  if (!starts.ok()) return starts.status();
+  reserve.starts = static_cast<uint32_t>(*starts);
+  return reserve;
+}
+
 absl::StatusOr<std::vector<uint32_t>> ParseShardIds(std::string_view text) {
   constexpr std::string_view kWhat = "a list of shard ids such as 0-3,7";
   std::vector<uint32_t> ids;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "gateway/identify_gate.h"
 
 // Texts of flags, environment variables and configuration files. INVALID_ARGUMENT says what is
 // wrong with the text and what would be right; the caller adds the flag's name.
@@ -24,6 +25,8 @@ absl::StatusOr<std::chrono::microseconds> ParseDuration(std::string_view text,
                                                         std::chrono::microseconds most);
 // Bytes, or a number with KiB, MiB or GiB.
 absl::StatusOr<uint64_t> ParseSize(std::string_view text, uint64_t least, uint64_t most);
+// A number of session starts, or a share of them: "50", "10%", "2.5%".
+absl::StatusOr<gateway::IdentifyReserve> ParseReserve(std::string_view text);
 // "0-3,7": in the order given, each id once.
 absl::StatusOr<std::vector<uint32_t>> ParseShardIds(std::string_view text);
 

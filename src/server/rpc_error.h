@@ -31,6 +31,16 @@ inline constexpr std::string_view kStartInvalid = "START_INVALID";
 inline constexpr std::string_view kRequestMalformed = "REQUEST_MALFORMED";
 inline constexpr std::string_view kFieldNotSupported = "FIELD_NOT_SUPPORTED";
 inline constexpr std::string_view kTooManySubscribers = "TOO_MANY_SUBSCRIBERS";
+inline constexpr std::string_view kSendTargetMissing = "SEND_TARGET_MISSING";
+inline constexpr std::string_view kSendOpInvalid = "SEND_OP_INVALID";
+inline constexpr std::string_view kSendJsonInvalid = "SEND_JSON_INVALID";
+inline constexpr std::string_view kSendTooLarge = "SEND_TOO_LARGE";
+inline constexpr std::string_view kSendNonceTooLong = "SEND_NONCE_TOO_LONG";
+inline constexpr std::string_view kSendRateLimited = "SEND_RATE_LIMITED";
+inline constexpr std::string_view kSendQueueFull = "SEND_QUEUE_FULL";
+inline constexpr std::string_view kSendInterrupted = "SEND_INTERRUPTED";
+inline constexpr std::string_view kShardNotRunning = "SHARD_NOT_RUNNING";
+inline constexpr std::string_view kShardNotReady = "SHARD_NOT_READY";
 inline constexpr std::string_view kServerStopping = "SERVER_STOPPING";
 inline constexpr std::string_view kInternal = "INTERNAL";
 }  // namespace reason

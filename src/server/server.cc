@@ -9,10 +9,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "events/data_dir.h"
 #include "server/admin_http.h"
-#include "server/bootstrap.h"
+#include "server/gateway_watch.h"
 #include "server/log_sink.h"
 #include "server/open_stream.h"
+#include "server/session_starts.h"
 #include "server/shard_board.h"
 #include "server/shard_control_service.h"
 #include "server/stats_source.h"
@@ -80,15 +82,23 @@ void ForwardGrpcLog(gpr_log_func_args* args) { log::Debug(args->message, {{"from
 // In the order in which they are built; destroyed the other way round.
 class Server::Parts {
  public:
-  Parts(const Config& config, std::unique_ptr<events::Log> log)
+  Parts(const Config& config, std::unique_ptr<events::DataDir> data_dir,
+        std::unique_ptr<events::Ledger> ledger, std::unique_ptr<events::Log> log)
       : config_(config),
+        data_dir_(std::move(data_dir)),
+        session_starts_(std::move(ledger)),
         log_(std::move(log)),
         pool_({.token = config.token,
                .intents = config.intents,
                .compression = config.compression,
+               .max_message_bytes = config.max_message_bytes,
                .threads = config.threads,
                .batch_delay = config.batch_delay,
-               .timings = {}},
+               .identify_reserve = config.identify_reserve,
+               .session_starts = &session_starts_,
+               .timings = config.timings,
+               .crash_guard = config.crash_guard,
+               .presence = config.presence},
               [this] {
                 return std::make_unique<LogSink>(*log_, board_, [this] { fan_out_.Signal(); });
               }),
@@ -97,7 +107,7 @@ class Server::Parts {
                    .guilds_per_shard = config.guilds_per_shard},
                   pool_),
         stats_(config.environment, config.retain_bytes, director_, *log_, fan_out_),
-        service_(director_, *log_, stats_, board_, fan_out_, config.max_subscribers) {
+        service_(director_, pool_, *log_, stats_, board_, fan_out_, config.max_subscribers) {
     log_->SetListener([this] { fan_out_.Signal(); });
   }
 
@@ -137,9 +147,12 @@ class Server::Parts {
   }
 
   void Begin(std::function<void(int)> on_fatal) {
-    bootstrap_ = std::make_unique<Bootstrap>(
-        gateway::RestOptions{.api_url = config_.api_url, .token = config_.token}, !config_.no_spawn,
-        director_, board_, std::move(on_fatal));
+    GatewayWatchOptions options;
+    options.rest = {.api_url = config_.api_url, .token = config_.token};
+    options.interval = config_.gateway_bot_interval;
+    options.spawn = !config_.no_spawn;
+    gateway_watch_ =
+        std::make_unique<GatewayWatch>(std::move(options), director_, board_, std::move(on_fatal));
   }
 
   void Stop() {
@@ -148,7 +161,7 @@ class Server::Parts {
     const SteadyTime deadline = SteadyClock::now() + config_.drain_timeout;
     board_.SetStopping();
     fan_out_.Signal();
-    bootstrap_.reset();
+    gateway_watch_.reset();
     // First the shards, so that streams can deliver the last event and then end.
     pool_.Stop(config_.drain_timeout / 2);
     if (grpc_ != nullptr) {
@@ -175,6 +188,8 @@ class Server::Parts {
 
  private:
   const Config config_;
+  const std::unique_ptr<events::DataDir> data_dir_;
+  SessionStarts session_starts_;
   const std::unique_ptr<events::Log> log_;
   FanOut fan_out_;
   ShardBoard board_;
@@ -184,7 +199,7 @@ class Server::Parts {
   ShardControlService service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<AdminHttp> admin_;
-  std::unique_ptr<Bootstrap> bootstrap_;
+  std::unique_ptr<GatewayWatch> gateway_watch_;
   std::string address_;
   std::string admin_address_;
   bool stopped_ = false;
@@ -198,9 +213,19 @@ void Server::Stop() { parts_->Stop(); }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
                                                       std::function<void(int)> on_fatal) {
+  auto data_dir = config.data_dir.empty() ? events::DataDir::MakeTemporary()
+                                          : events::DataDir::Open(config.data_dir);
+  if (!data_dir.ok()) return data_dir.status();
+  static const RealClock clock;
+  auto ledger = events::Ledger::Open({.path = (*data_dir)->path() + "/session-starts",
+                                      .token = config.token,
+                                      .api_url = config.api_url,
+                                      .clock = &clock});
+  if (!ledger.ok()) return ledger.status();
   auto log = events::Log::Open({.retain_bytes = config.retain_bytes});
   if (!log.ok()) return log.status();
-  auto parts = std::make_unique<Parts>(config, *std::move(log));
+  auto parts =
+      std::make_unique<Parts>(config, *std::move(data_dir), *std::move(ledger), *std::move(log));
   if (auto status = parts->Listen(); !status.ok()) return status;
   parts->Begin(std::move(on_fatal));
   return std::unique_ptr<Server>(new Server(std::move(parts)));

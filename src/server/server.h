@@ -16,7 +16,8 @@ class Server {
   // Listens, then begins to ask Discord for the gateway. `on_fatal` is called at most once, on some
   // thread, when the process should end with that code; it must not block.
   //   INVALID_ARGUMENT  the configuration does not hold, such as a certificate that cannot be read
-  //   UNAVAILABLE       an address cannot be listened on
+  //   UNAVAILABLE       an address cannot be listened on, or --data-dir not be used
+  //   FAILED_PRECONDITION, RESOURCE_EXHAUSTED  another process has --data-dir; its disk is full
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config,
                                                        std::function<void(int exit_code)> on_fatal);
   // Stop()

@@ -7,6 +7,8 @@
 #include "server/events_reactor.h"
 #include "server/events_request.h"
 #include "server/rpc_error.h"
+#include "server/send_reactor.h"
+#include "server/send_request.h"
 #include "server/watch_reactor.h"
 
 namespace shardd::server {
@@ -21,6 +23,11 @@ class RefusedStream final : public grpc::ServerWriteReactor<Message> {
   }
   void OnDone() override { delete this; }
 };
+
+absl::Status Stopping() {
+  return Error(absl::StatusCode::kUnavailable, reason::kServerStopping,
+               "the server stops: connect again when it is back");
+}
 
 grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -58,10 +65,12 @@ absl::StatusOr<std::chrono::nanoseconds> ResolveInterval(const v1::WatchRequest&
 
 }  // namespace
 
-ShardControlService::ShardControlService(ShardDirector& director, const events::Log& log,
-                                         const StatsSource& stats, const ShardBoard& board,
-                                         FanOut& fan_out, uint32_t max_streams)
+ShardControlService::ShardControlService(ShardDirector& director, gateway::ShardPool& pool,
+                                         const events::Log& log, const StatsSource& stats,
+                                         const ShardBoard& board, FanOut& fan_out,
+                                         uint32_t max_streams)
     : director_(director),
+      pool_(pool),
       log_(log),
       stats_(stats),
       board_(board),
@@ -70,10 +79,7 @@ ShardControlService::ShardControlService(ShardDirector& director, const events::
 
 absl::Status ShardControlService::Admit() {
   const std::lock_guard lock(streams_mutex_);
-  if (stopping_) {
-    return Error(absl::StatusCode::kUnavailable, reason::kServerStopping,
-                 "the server stops: connect again when it is back");
-  }
+  if (stopping_) return Stopping();
   if (open_streams_ < max_streams_) {
     ++open_streams_;
     return absl::OkStatus();
@@ -90,6 +96,19 @@ void ShardControlService::Leave() {
   stream_left_.notify_all();
 }
 
+absl::Status ShardControlService::AdmitSend() {
+  const std::lock_guard lock(streams_mutex_);
+  if (stopping_) return Stopping();
+  ++open_sends_;
+  return absl::OkStatus();
+}
+
+void ShardControlService::LeaveSend() {
+  const std::lock_guard lock(streams_mutex_);
+  --open_sends_;
+  stream_left_.notify_all();
+}
+
 void ShardControlService::BeginStop() {
   const std::lock_guard lock(streams_mutex_);
   stopping_ = true;
@@ -97,7 +116,7 @@ void ShardControlService::BeginStop() {
 
 bool ShardControlService::WaitForStreams(SteadyTime deadline) {
   std::unique_lock lock(streams_mutex_);
-  const auto none = [this] { return open_streams_ == 0; };
+  const auto none = [this] { return open_streams_ == 0 && open_sends_ == 0; };
   if (deadline == SteadyTime::max()) {
     stream_left_.wait(lock, none);
     return true;
@@ -127,6 +146,18 @@ grpc::ServerUnaryReactor* ShardControlService::Stats(grpc::CallbackServerContext
   auto stats = stats_.Get(Ids(request->shard_ids()), request->shard_count());
   if (stats.ok()) *response = *std::move(stats);
   return Reply(context, stats.status());
+}
+
+grpc::ServerUnaryReactor* ShardControlService::Send(grpc::CallbackServerContext* context,
+                                                    const v1::SendRequest* request,
+                                                    v1::SendResponse* response) {
+  auto checked = ResolveSendRequest(*request, director_);
+  if (!checked.ok()) return Reply(context, checked.status());
+  if (auto status = AdmitSend(); !status.ok()) return Reply(context, status);
+  auto* reactor =
+      new SendReactor(*context, *response, pool_, checked->shard, [this] { LeaveSend(); });
+  reactor->Start(std::move(checked->command));
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* ShardControlService::Locate(grpc::CallbackServerContext* context,

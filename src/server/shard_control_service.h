@@ -17,8 +17,9 @@ namespace shardd::server {
 class ShardControlService final
     : public v1::ShardControl::WithRawCallbackMethod_Events<v1::ShardControl::CallbackService> {
  public:
-  ShardControlService(ShardDirector& director, const events::Log& log, const StatsSource& stats,
-                      const ShardBoard& board, FanOut& fan_out, uint32_t max_streams);
+  ShardControlService(ShardDirector& director, gateway::ShardPool& pool, const events::Log& log,
+                      const StatsSource& stats, const ShardBoard& board, FanOut& fan_out,
+                      uint32_t max_streams);
 
   grpc::ServerUnaryReactor* Spawn(grpc::CallbackServerContext* context,
                                   const v1::SpawnRequest* request,
@@ -29,6 +30,9 @@ class ShardControlService final
   grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* context,
                                   const v1::StatsRequest* request,
                                   v1::StatsResponse* response) override;
+  grpc::ServerUnaryReactor* Send(grpc::CallbackServerContext* context,
+                                 const v1::SendRequest* request,
+                                 v1::SendResponse* response) override;
   grpc::ServerUnaryReactor* Locate(grpc::CallbackServerContext* context,
                                    const v1::LocateRequest* request,
                                    v1::LocateResponse* response) override;
@@ -38,17 +42,21 @@ class ShardControlService final
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Events(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request) override;
 
-  // For shutdown: streams that are opened from here on end at once.
+  // For shutdown: streams that are opened from here on end at once, and so do Sends.
   void BeginStop();
-  // False: streams were still open at `deadline`.
+  // False: streams or Sends were still open at `deadline`.
   bool WaitForStreams(SteadyTime deadline);
 
  private:
   // Takes a place for a stream, or says that there is none.
   absl::Status Admit();
   void Leave();
+  // The same for a Send; what bounds these are the shards' queues.
+  absl::Status AdmitSend();
+  void LeaveSend();
 
   ShardDirector& director_;
+  gateway::ShardPool& pool_;
   const events::Log& log_;
   const StatsSource& stats_;
   const ShardBoard& board_;
@@ -58,6 +66,7 @@ class ShardControlService final
   std::mutex streams_mutex_;
   std::condition_variable stream_left_;
   uint32_t open_streams_ = 0;
+  uint64_t open_sends_ = 0;
   bool stopping_ = false;
 };
 

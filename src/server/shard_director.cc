@@ -115,9 +115,10 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
   }
   if (absl::Status status = pool_.Spawn(ids, shard_count); !status.ok()) {
     if (absl::IsResourceExhausted(status)) {
-      const auto since = std::chrono::system_clock::now() - gateway_bot->read_at;
-      const auto left = gateway_bot->session_starts_reset_after -
-                        std::chrono::duration_cast<std::chrono::milliseconds>(since);
+      const auto budget = pool_.session_budget();
+      const SteadyTime now = SteadyClock::now();
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+          budget.renews_at.value_or(now) - now);
       return WithReason(status, reason::kSessionBudgetSpent, std::max(left, kAskAgain));
     }
     return WithReason(status, reason::kServerStopping);
@@ -182,7 +183,7 @@ ShardDirector::Overview ShardDirector::overview() const {
   return {.shard_count = shard_count_,
           .generation = generation_,
           .gateway_bot = gateway_bot_,
-          .session_starts_remaining = pool_.session_starts_remaining()};
+          .session_budget = pool_.session_budget()};
 }
 
 }  // namespace shardd::server

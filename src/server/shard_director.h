@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -26,6 +27,10 @@ class ShardDirector {
 
   // Discord's answer to GET /gateway/bot: from the first one on, shards can be spawned.
   void SetGatewayBot(const gateway::GatewayBot& bot);
+  // It could not be read again: what is known stays.
+  void KeepGatewayBot() { pool_.KeepGatewayBot(); }
+  // `refresh`: how shards that wait ask for one of the two above. Must not block.
+  void SetRefresh(std::function<void()> refresh) { pool_.SetRefresh(std::move(refresh)); }
 
   // The RPCs of these names; `shard_count` 0 is the generation in charge, no ids are all of its
   // shards.
@@ -44,7 +49,7 @@ class ShardDirector {
     uint32_t shard_count = 0;  // 0: no generation yet
     uint64_t generation = 0;
     std::optional<gateway::GatewayBot> gateway_bot;
-    uint32_t session_starts_remaining = 0;
+    gateway::SessionBudget session_budget;
   };
   Overview overview() const;
 

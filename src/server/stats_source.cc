@@ -49,17 +49,18 @@ absl::StatusOr<v1::StatsResponse> StatsSource::Get(std::span<const uint32_t> sha
   stats.set_shard_count(overview.shard_count);
   stats.set_generation(overview.generation);
   if (overview.gateway_bot.has_value()) {
-    const gateway::GatewayBot& bot = *overview.gateway_bot;
-    stats.set_recommended_shards(bot.recommended_shards);
+    stats.set_recommended_shards(overview.gateway_bot->recommended_shards);
+  }
+  if (const gateway::SessionBudget& known = overview.session_budget; known.known) {
     v1::SessionBudget& budget = *stats.mutable_session_budget();
-    budget.set_total(bot.session_starts_total);
-    budget.set_remaining(overview.session_starts_remaining);
-    // A time that has passed says nothing of the next one: Discord counts a day from its first
-    // IDENTIFY.
-    const auto resets_at = bot.read_at + bot.session_starts_reset_after;
-    if (resets_at > std::chrono::system_clock::now())
-      *budget.mutable_resets_at() = ToProto(resets_at);
-    budget.set_max_concurrency(bot.max_concurrency);
+    budget.set_total(known.total);
+    budget.set_remaining(known.remaining);
+    budget.set_reserve(known.reserve);
+    if (known.renews_at.has_value()) {
+      *budget.mutable_resets_at() =
+          ToProto(std::chrono::system_clock::now() + (*known.renews_at - SteadyClock::now()));
+    }
+    budget.set_max_concurrency(known.max_concurrency);
   }
 
   const events::Log::Stats log = log_.GetStats();

@@ -17,7 +17,9 @@ class CloseCodeTest : public ::testing::TestWithParam<Row> {};
 
 TEST_P(CloseCodeTest, DecidesWhatFollows) {
   EXPECT_EQ(AfterClose(GetParam().code).next, GetParam().next);
-  EXPECT_FALSE(AfterClose(GetParam().code).pause);
+  EXPECT_EQ(AfterClose(GetParam().code).pause,
+            GetParam().code == 4008 ? Pause::kSendWindow : Pause::kNone);
+  EXPECT_FALSE(AfterClose(GetParam().code).died);
   if (GetParam().code) {
     EXPECT_THAT(DescribeClose(GetParam().code),
                 StartsWith(std::to_string(*GetParam().code) + ": "));
@@ -43,11 +45,19 @@ TEST(EndCauseTest, DecidesWhatFollows) {
   EXPECT_EQ(AfterEnd(EndCause::kConnectionLost).next, NextStep::kResume);
   EXPECT_EQ(AfterEnd(EndCause::kReconnectRequested).next, NextStep::kResume);
   EXPECT_EQ(AfterEnd(EndCause::kInvalidSessionResumable).next, NextStep::kResume);
-  EXPECT_TRUE(AfterEnd(EndCause::kInvalidSessionResumable).pause);
+  EXPECT_EQ(AfterEnd(EndCause::kInvalidSessionResumable).pause, Pause::kInvalidSession);
   EXPECT_EQ(AfterEnd(EndCause::kInvalidSession).next, NextStep::kIdentify);
-  EXPECT_TRUE(AfterEnd(EndCause::kInvalidSession).pause);
+  EXPECT_EQ(AfterEnd(EndCause::kInvalidSession).pause, Pause::kInvalidSession);
   EXPECT_EQ(AfterEnd(EndCause::kZombie).next, NextStep::kResume);
   EXPECT_EQ(AfterEnd(EndCause::kGarbage).next, NextStep::kResume);
+  for (const EndCause cause : {EndCause::kOversize, EndCause::kSequenceGap, EndCause::kSilence}) {
+    EXPECT_EQ(AfterEnd(cause).next, NextStep::kResume);
+    EXPECT_FALSE(AfterEnd(cause).died);
+  }
+  for (const EndCause cause : {EndCause::kException, EndCause::kStalled}) {
+    EXPECT_EQ(AfterEnd(cause).next, NextStep::kResume);
+    EXPECT_TRUE(AfterEnd(cause).died);
+  }
   EXPECT_EQ(AfterEnd(EndCause::kHelloTimeout).next, NextStep::kResume);
   EXPECT_EQ(AfterEnd(EndCause::kIdentifyTimeout).next, NextStep::kIdentify);
   EXPECT_EQ(AfterEnd(EndCause::kResumeTimeout).next, NextStep::kResume);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "gateway/envelope_scan.h"
 #include "gateway/padded.h"
 
 namespace shardd::gateway {
@@ -145,6 +146,8 @@ TEST_F(EnvelopeTest, GarbageIsRefused) {
            R"({"t":"X","s":1.5,"op":0,"d":{}})",
            R"({"t":"X","s":"1","op":0,"d":{}})",
            R"({"t":"X","s":99999999999999999999,"op":0,"d":{}})",
+           R"({"t":"X","s":9007199254740992,"op":0,"d":{}})",
+           R"({"s":18446744073709551615,"t":"X","op":0,"d":{}})",
            R"({"t":"X","s":01,"op":0,"d":{}})",
            R"({"t":"X","s":1,"op":0,"d":{})",
            R"({"t":"X","s":1,"op":0,"d":{}}})",
@@ -159,6 +162,57 @@ TEST_F(EnvelopeTest, GarbageIsRefused) {
            "<html>1015</html>"}) {
     EXPECT_FALSE(Read(json)) << json;
   }
+}
+
+TEST_F(EnvelopeTest, TheLargestSequence) {
+  ASSERT_TRUE(Read(R"({"t":"X","s":9007199254740991,"op":0,"d":{}})"));
+  EXPECT_EQ(envelope_.sequence, kMaxSequence);
+}
+
+TEST_F(EnvelopeTest, TheLongestType) {
+  const std::string type(64, 'A');
+  ASSERT_TRUE(Read(R"({"t":")" + type + R"(","s":1,"op":0,"d":{}})"));
+  EXPECT_EQ(envelope_.type, type);
+}
+
+// A dispatch with `levels` levels of brackets in all.
+std::string Deep(int64_t levels, bool arrays, const std::string& before, bool fast_form) {
+  std::string d = before;
+  for (int64_t i = 0; i < levels - 2; ++i) d += arrays ? "[" : R"({"a":)";
+  d += "1";
+  for (int64_t i = 0; i < levels - 2; ++i) d += arrays ? ']' : '}';
+  d = R"({"a":)" + d + "}";
+  return fast_form ? R"({"t":"X","s":1,"op":0,"d":)" + d + "}"
+                   : R"({"s":1,"t":"X","op":0,"d":)" + d + "}";
+}
+
+TEST_F(EnvelopeTest, DepthIsBoundedExactly) {
+  // At every place of the scan's blocks.
+  for (int shift = 0; shift < 64; ++shift) {
+    const std::string before = '"' + std::string(shift, '{') + R"(","b":)";
+    for (const bool arrays : {false, true}) {
+      for (const bool fast_form : {false, true}) {
+        ASSERT_TRUE(Read(Deep(kMaxJsonDepth - 1, arrays, before, fast_form)));
+        ASSERT_TRUE(Read(Deep(kMaxJsonDepth, arrays, before, fast_form)));
+        ASSERT_FALSE(Read(Deep(kMaxJsonDepth + 1, arrays, before, fast_form)));
+      }
+    }
+  }
+  for (const int64_t levels : {1023, 1024, 1025, 100'000, 5'000'000}) {
+    EXPECT_FALSE(Read(Deep(levels, true, "", true))) << levels;
+    EXPECT_FALSE(Read(std::string(levels, '['))) << levels;
+  }
+}
+
+TEST_F(EnvelopeTest, BracketsInStringsHaveNoDepth) {
+  ASSERT_TRUE(Read(R"({"op":1,"d":")" + std::string(1000, '[') + R"("})"));
+  ASSERT_TRUE(Read(R"({"t":"X","s":1,"op":0,"d":{"a":"\")" + std::string(1000, '{') + R"("}})"));
+}
+
+TEST_F(EnvelopeTest, WideIsNotDeep) {
+  std::string d = R"({"a":0)";
+  for (int i = 0; i < 10'000; ++i) d += R"(,"b":[[{}],{}])";
+  ASSERT_TRUE(Read(R"({"t":"X","s":1,"op":0,"d":)" + d + "}}"));
 }
 
 TEST_F(EnvelopeTest, EveryTruncationIsRefused) {

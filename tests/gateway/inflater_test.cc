@@ -86,7 +86,7 @@ std::string Noise(size_t size, uint64_t seed) {
 
 class InflaterTest : public ::testing::Test {
  protected:
-  void Use(Compression compression, size_t bound = kMaxMessageBytes) {
+  void Use(Compression compression, size_t bound = kDefaultMaxMessageBytes) {
     inflater_ = Inflater::Create(compression, bound);
   }
   Result Feed(std::string_view message, bool is_text = false) {
@@ -242,27 +242,66 @@ TEST_F(InflaterTest, LargeMessages) {
 TEST_F(InflaterTest, TheBoundIsExact) {
   constexpr size_t kBound = 100'000;
   for (const size_t size : {kBound - 1, kBound, kBound + 1}) {
-    const auto expected = size <= kBound ? Result::kMessage : Result::kError;
+    const auto expected = size <= kBound ? Result::kMessage : Result::kTooLarge;
     const std::string text(size, 'x');
     Use(Compression::kNone, kBound);
     EXPECT_EQ(Feed(text), expected);
     EXPECT_EQ(Feed(text, true), expected);
     Use(Compression::kZlibStream, kBound);
     EXPECT_EQ(Feed(ZlibStream().Compress(text)), expected);
+    Use(Compression::kZlibStream, kBound);
+    EXPECT_EQ(Feed(text, true), expected);
     Use(Compression::kZstdStream, kBound);
     EXPECT_EQ(Feed(ZstdStream().Compress(text)), expected);
   }
 }
 
-TEST_F(InflaterTest, ABoundThatManyMessagesPassTogetherIsABoundToo) {
-  Use(Compression::kZlibStream, 100'000);
+// 32 MiB in 32 KiB, and less than that for zstd.
+TEST_F(InflaterTest, ABombStopsAtTheBoundAndShowsItsBeginning) {
+  constexpr size_t kBound = 1 << 20;
+  const std::string text = "{\"t\":\"BOMB\"," + std::string(32 << 20, ' ');
   ZlibStream zlib;
-  Result result = Result::kIncomplete;
-  for (int i = 0; i < 1000 && result == Result::kIncomplete; ++i) {
-    const std::string bytes = zlib.Compress(std::string(1000, 'x'), Z_PARTIAL_FLUSH);
-    result = Feed(bytes);
+  ZstdStream zstd;
+  for (const bool use_zlib : {true, false}) {
+    Use(use_zlib ? Compression::kZlibStream : Compression::kZstdStream, kBound);
+    const std::string bomb = use_zlib ? zlib.Compress(text) : zstd.Compress(text);
+    ASSERT_LT(bomb.size(), kBound);
+    ASSERT_EQ(Feed(bomb), Result::kTooLarge);
+    EXPECT_EQ(buffer_.size(), kBound + 1);
+    EXPECT_TRUE(buffer_.view() == std::string_view(text).substr(0, kBound + 1));
   }
-  EXPECT_EQ(result, Result::kError);
+}
+
+TEST_F(InflaterTest, ABombInManyMessagesStopsAtTheBoundToo) {
+  constexpr size_t kBound = 100'000;
+  Use(Compression::kZlibStream, kBound);
+  ZlibStream zlib;
+  std::string text = "{\"t\":\"BOMB\",";
+  Result result = Feed(zlib.Compress(text, Z_PARTIAL_FLUSH));
+  for (int i = 0; i < 1000 && result == Result::kIncomplete; ++i) {
+    text += std::string(999, 'x');
+    result = Feed(zlib.Compress(std::string(999, 'x'), Z_PARTIAL_FLUSH));
+  }
+  EXPECT_EQ(result, Result::kTooLarge);
+  EXPECT_TRUE(buffer_.view() == text.substr(0, kBound + 1));
+}
+
+TEST_F(InflaterTest, TheBeginningOfAMessageThatIsTooLargeToBeRead) {
+  const std::string text = R"({"t":"GUILD_CREATE","s":7,"op":0,"d":{)" + Noise(1 << 20, 1);
+  const std::string_view beginning = std::string_view(text).substr(0, 1024);
+  for (const auto compression :
+       {Compression::kNone, Compression::kZlibStream, Compression::kZstdStream}) {
+    Use(compression);
+    ASSERT_EQ(inflater_->FeedBeginning(beginning, true, &buffer_), Result::kTooLarge);
+    EXPECT_EQ(buffer_.view(), beginning);
+  }
+  Use(Compression::kZlibStream);
+  ASSERT_EQ(inflater_->FeedBeginning(ZlibStream().Compress(text).substr(0, 1024), false, &buffer_),
+            Result::kTooLarge);
+  EXPECT_GT(buffer_.size(), 100u);
+  EXPECT_TRUE(text.starts_with(buffer_.view()));
+  Use(Compression::kZlibStream);
+  EXPECT_EQ(inflater_->FeedBeginning(beginning, false, &buffer_), Result::kError);
 }
 
 TEST_F(InflaterTest, BrokenStreamsAreErrors) {
@@ -270,6 +309,46 @@ TEST_F(InflaterTest, BrokenStreamsAreErrors) {
   EXPECT_EQ(Feed("this is not zlib"), Result::kError);
   Use(Compression::kZstdStream);
   EXPECT_EQ(Feed("this is not zstd"), Result::kError);
+}
+
+TEST_F(InflaterTest, AStreamThatBreaksInTheMiddleIsAnError) {
+  for (const bool use_zlib : {true, false}) {
+    Use(use_zlib ? Compression::kZlibStream : Compression::kZstdStream);
+    ZlibStream zlib;
+    ZstdStream zstd;
+    for (int i = 0; i < 3; ++i) {
+      ExpectMessage(use_zlib ? zlib.Compress("{}") : zstd.Compress("{}"), "{}");
+    }
+    // A block of the type that neither format has.
+    EXPECT_EQ(Feed(use_zlib ? "\x07" : std::string_view("\x06\x00\x00", 3)), Result::kError);
+  }
+}
+
+// What the first message shows holds for the connection. Servers that ignore `compress=` send text
+// from HELLO on.
+TEST_F(InflaterTest, ACompressedConnectionStaysAsItBegan) {
+  ZlibStream zlib;
+  ZstdStream zstd;
+  for (const bool use_zlib : {true, false}) {
+    const auto compression = use_zlib ? Compression::kZlibStream : Compression::kZstdStream;
+    const std::string binary = use_zlib ? zlib.Compress("{}") : zstd.Compress("{}");
+    Use(compression);
+    ASSERT_EQ(Feed(binary), Result::kMessage);
+    EXPECT_EQ(Feed("{}", true), Result::kError);
+    Use(compression);
+    ASSERT_EQ(Feed("{}", true), Result::kMessage);
+    ASSERT_EQ(Feed("{}", true), Result::kMessage);
+    EXPECT_EQ(Feed(binary), Result::kError);
+  }
+}
+
+TEST_F(InflaterTest, MessagesThatInflateToNothingAreNothing) {
+  Use(Compression::kZlibStream);
+  const std::string nothing("\x00\x00\x00\xff\xff", 5);
+  ZlibStream zlib;
+  EXPECT_EQ(Feed("\x78\x9c"), Result::kIncomplete);
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(Feed(nothing), Result::kIncomplete);
+  ExpectMessage(zlib.Compress("{}").substr(2), "{}");
 }
 
 TEST_F(InflaterTest, AHugeZstdWindowIsRefused) {

@@ -21,6 +21,7 @@ namespace shardd::gateway {
 namespace {
 
 using namespace std::chrono_literals;
+using simulator::MessageKind;
 using simulator::SentDispatch;
 using simulator::Simulator;
 using simulator::SimulatorOptions;
@@ -50,8 +51,8 @@ class PoolTest : public ::testing::Test {
     options_.timings.retry.longest = 200ms;
     options_.timings.unstable.first = 10ms;
     options_.timings.unstable.longest = 100ms;
-    options_.timings.new_session.first = 10ms;
-    options_.timings.new_session.longest = 100ms;
+    options_.timings.send_window = 50ms;
+    options_.crash_guard.deaths = 100;  // most tests want to see what follows one
   }
   ~PoolTest() override { ::unsetenv("SSL_CERT_FILE"); }
 
@@ -353,6 +354,74 @@ TEST_F(PoolTest, CloseCodesThatEndTheSession) {
   }
 }
 
+TEST_F(PoolTest, AShardThatDiesAgainAndAgainPausesAndTriesAgain) {
+  options_.crash_guard = {.deaths = 3, .window = 10s, .pause = 300ms};
+  StartReady();
+  for (uint32_t session = 1; session <= 3; ++session) {
+    ASSERT_TRUE(WaitForSession(session));
+    discord_->CloseWith({}, 4003);
+  }
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kCrashLoop));
+  const auto paused_at = std::chrono::steady_clock::now();
+  EXPECT_EQ(Info().restarts, 3u);
+  EXPECT_TRUE(Info().retry_at);
+  ASSERT_THAT(recorder_.crash_loops(), SizeIs(1));
+  EXPECT_EQ(recorder_.crash_loops()[0].deaths, 3u);
+  EXPECT_EQ(recorder_.crash_loops()[0].restarts, 3u);
+  EXPECT_THAT(recorder_.crash_loops()[0].reason, StartsWith("4003: "));
+  ASSERT_TRUE(WaitForSession(4));
+  EXPECT_GE(std::chrono::steady_clock::now() - paused_at, 250ms);
+  EXPECT_GE(*Info().last_restart, *Info().connected_since - 5s);
+}
+
+TEST_F(PoolTest, SpawnEndsThePauseOfACrashLoop) {
+  options_.crash_guard = {.deaths = 1, .window = 10s, .pause = 1h};
+  StartReady();
+  discord_->CloseWith({}, 4003);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kCrashLoop));
+  ASSERT_TRUE(pool_->Spawn(std::vector<uint32_t>{0}, 1).ok());
+  ASSERT_TRUE(WaitForSession(2));
+}
+
+TEST_F(PoolTest, WithoutRespawnADeadShardWaitsForSpawn) {
+  options_.crash_guard.respawn = false;
+  StartReady();
+  discord_->CloseWith({}, 4003);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kFailed));
+  ASSERT_TRUE(pool_->Spawn(std::vector<uint32_t>{0}, 1).ok());
+  ASSERT_TRUE(WaitForSession(2));
+}
+
+TEST_F(PoolTest, ASilentShardIsResumedOnce) {
+  options_.timings.silence_after = 200ms;
+  discord_options_.heartbeat_interval = 100ms;
+  StartReady();
+  discord_->SetRate(1000);
+  ASSERT_TRUE(recorder_.WaitUntil([this] { return recorder_.dispatch_count() > 1500; }));
+  discord_->SetRate(0);
+  ASSERT_TRUE(WaitForResumes(1));
+  EXPECT_THAT(recorder_.silences(), SizeIs(1));
+  EXPECT_EQ(Info().restarts, 0u);
+  // It is silent on, which is nobody's fault: several times the shortest silence later nothing more
+  // has happened.
+  ASSERT_TRUE(discord_->WaitUntil([this] { return discord_->Session(kOnly)->heartbeats > 30; }));
+  EXPECT_EQ(Info().resumes, 1u);
+  discord_->EmitTraffic(50);
+  ExpectSame(kOnly, 1, SessionId());
+}
+
+TEST_F(PoolTest, AGapInTheSequenceIsFilledByResume) {
+  StartReady();
+  discord_->EmitTraffic(10);
+  const uint64_t sequence = discord_->Session(kOnly)->sequence;
+  // A dispatch from the future, which a lost part of the stream would look like.
+  discord_->SendRaw({}, R"({"t":"X","s":)" + std::to_string(sequence + 5) + R"(,"op":0,"d":{}})");
+  ASSERT_TRUE(WaitForResumes(1));
+  discord_->EmitTraffic(10);
+  ExpectSame(kOnly, 1, SessionId());
+  EXPECT_THAT(recorder_.losses(), SizeIs(0));
+}
+
 TEST_F(PoolTest, CloseCodesThatStop) {
   StartReady();
   for (const uint16_t code : {4004, 4010, 4011, 4012, 4013, 4014}) {
@@ -369,10 +438,8 @@ TEST_F(PoolTest, AWrongTokenFails) {
   StartDiscord();
   EXPECT_EQ(Fetch().status().code(), absl::StatusCode::kUnauthenticated);
   pool_ = std::make_unique<ShardPool>(options_, [this] { return recorder_.MakeSink(); });
-  pool_->SetGatewayBot({.url = discord_->gateway_url(),
-                        .session_starts_total = 10,
-                        .session_starts_remaining = 10,
-                        .read_at = std::chrono::system_clock::now()});
+  pool_->SetGatewayBot(
+      {.url = discord_->gateway_url(), .session_starts_total = 10, .session_starts_remaining = 10});
   Spawn(1);
   ASSERT_TRUE(WaitForState(kOnly, ShardState::kFailed));
   EXPECT_THAT(Info().reason, StartsWith("4004: "));
@@ -446,6 +513,96 @@ TEST_F(PoolTest, ReadyOf2500Guilds) {
   ExpectSame(kOnly, 1, SessionId());
 }
 
+// ---- A hostile wire ----
+
+class PoolHostileTest : public PoolTest, public ::testing::WithParamInterface<Compression> {
+ protected:
+  PoolHostileTest() {
+    options_.compression = GetParam();
+    options_.max_message_bytes = 1 << 20;
+  }
+
+  bool WaitForSequence(uint64_t sequence) {
+    return recorder_.WaitUntil([&] { return Info().sequence == sequence; });
+  }
+};
+
+TEST_P(PoolHostileTest, AnEventOverTheBoundIsSkippedAndSaidAndTheNextOnesCome) {
+  StartReady();
+  uint64_t resumes = 0;
+  for (const size_t size : {(1 << 20) + 1, 16 << 20}) {
+    discord_->EmitTraffic(20);
+    ASSERT_EQ(discord_->SendBomb({}, size), 1u);
+    const uint64_t sequence = discord_->Session(kOnly)->sequence;
+    discord_->EmitTraffic(20);
+    ASSERT_TRUE(WaitForResumes(++resumes));
+    ASSERT_TRUE(WaitForSequence(discord_->Session(kOnly)->sequence));
+    ASSERT_THAT(recorder_.skips(), SizeIs(resumes));
+    EXPECT_EQ(recorder_.skips().back().sequence, sequence);
+    EXPECT_EQ(recorder_.skips().back().type, "X");
+  }
+  discord_->SendBomb({}, 1 << 20);
+  ASSERT_TRUE(WaitForSequence(discord_->Session(kOnly)->sequence));
+  EXPECT_EQ(recorder_.Dispatches(kOnly, 1).back().type, "X");
+  EXPECT_EQ(Info().resumes, resumes);
+  EXPECT_EQ(Info().identifies, 1u);
+  EXPECT_THAT(recorder_.losses(), IsEmpty());
+}
+
+TEST_P(PoolHostileTest, WhateverBreaksTheConnectionIsResumed) {
+  StartReady();
+  const std::string session = SessionId();
+  uint64_t resumes = 0;
+  const auto expect_resume = [&](const char* what) {
+    discord_->EmitTraffic(20);
+    ASSERT_TRUE(WaitForResumes(++resumes)) << what;
+  };
+  discord_->SendFrameHeader({}, MessageKind::kBinary, uint64_t{1} << 40);
+  expect_resume("a frame that claims a TiB");
+  discord_->SendBytes({}, MessageKind::kText, "{\"op\":11,\"d\":\"\xff\"}");
+  expect_resume("a text that is not UTF-8");
+  discord_->SendBytes({}, MessageKind::kBinary, "\x07\xff\xff\xff");
+  expect_resume("broken compression, or no JSON");
+  discord_->SendRaw({}, "{\"op\":11,\"d\":\"\xff\"}");
+  expect_resume("a payload that is not UTF-8");
+  discord_->SendRaw({},
+                    R"({"op":11,"d":)" + std::string(1'000, '[') + std::string(1'000, ']') + "}");
+  expect_resume("a payload that is too deep");
+  discord_->SendTcpBytes({}, "\xc1\x02{}");
+  expect_resume("a reserved bit");
+  discord_->SendTcpBytes({}, std::string_view("\x09\x00", 2));
+  expect_resume("a ping in fragments");
+  discord_->SendTcpBytes({}, "\x88\x02\x03\xe7");
+  expect_resume("close code 999");
+  if (GetParam() != Compression::kNone) {
+    discord_->SendBytes({}, MessageKind::kText, R"({"op":11})");
+    expect_resume("text where binary is due");
+  }
+  ExpectSame(kOnly, 1, session);
+  EXPECT_EQ(Info().identifies, 1u);
+}
+
+TEST_P(PoolHostileTest, AHelloThatMakesNoSenseIsNoHello) {
+  StartDiscord();
+  discord_->SetHello(R"({"heartbeat_interval":0})");
+  StartPool();
+  Spawn(1);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kBackingOff));
+  EXPECT_THAT(Info().reason, HasSubstr("HELLO without a sensible heartbeat interval"));
+  EXPECT_EQ(Info().identifies, 0u);
+  discord_->SetHello("");
+  EXPECT_TRUE(WaitForState(kOnly, ShardState::kReady));
+}
+
+INSTANTIATE_TEST_SUITE_P(Compressions, PoolHostileTest,
+                         ::testing::Values(Compression::kNone, Compression::kZlibStream,
+                                           Compression::kZstdStream),
+                         [](const auto& each) {
+                           return each.param == Compression::kNone         ? "Plain"
+                                  : each.param == Compression::kZlibStream ? "Zlib"
+                                                                           : "Zstd";
+                         });
+
 // ---- What other servers do ----
 
 TEST_F(PoolTest, QuirksOfOtherServersDoNoHarm) {
@@ -515,7 +672,7 @@ TEST_F(PoolTest, SpawnDoesNotExceedTheBudget) {
   EXPECT_THAT(pool_->Snapshot(), IsEmpty());
   EXPECT_TRUE(pool_->Spawn(std::vector<uint32_t>{0, 1, 2}, 8).ok());
   ASSERT_TRUE(discord_->WaitForSessions(8, 3));
-  EXPECT_TRUE(recorder_.WaitUntil([&] { return pool_->session_starts_remaining() == 0; }));
+  EXPECT_TRUE(recorder_.WaitUntil([&] { return pool_->session_budget().remaining == 0; }));
   EXPECT_EQ(pool_->Spawn(std::vector<uint32_t>{3}, 8).code(), absl::StatusCode::kResourceExhausted);
 }
 
@@ -660,10 +817,8 @@ TEST_F(PoolTest, ACertificateOfAStrangerIsRefused) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("certificate verify failed"));
   pool_ = std::make_unique<ShardPool>(options_, [this] { return recorder_.MakeSink(); });
-  pool_->SetGatewayBot({.url = discord_->gateway_url(),
-                        .session_starts_total = 10,
-                        .session_starts_remaining = 10,
-                        .read_at = std::chrono::system_clock::now()});
+  pool_->SetGatewayBot(
+      {.url = discord_->gateway_url(), .session_starts_total = 10, .session_starts_remaining = 10});
   Spawn(1);
   ASSERT_TRUE(WaitForState(kOnly, ShardState::kBackingOff));
   EXPECT_THAT(Info().reason, HasSubstr("certificate verify failed"));

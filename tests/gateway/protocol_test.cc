@@ -29,14 +29,17 @@ constexpr char kResumeUrl[] =
 // does it.
 class ShardProtocolTest : public ::testing::Test {
  protected:
-  ShardProtocolTest() { Use({}); }
+  ShardProtocolTest() { Use(ShardTimings{}); }
 
   void Use(ShardTimings timings) {
     ProtocolOptions options;
+    options.timings = timings;
+    Use(options);
+  }
+  void Use(ProtocolOptions options) {
     options.shard = {3, 16};
     options.token = "to\"ken";
     options.intents = 513;
-    options.timings = timings;
     options.seed = 7;
     protocol_ = std::make_unique<ShardProtocol>(options, &reader_);
     protocol_->SetGatewayUrl(kMain);
@@ -123,16 +126,39 @@ class ShardProtocolTest : public ::testing::Test {
     done_.clear();
   }
 
+  // From the gate on: IDENTIFY is refused.
+  void FailIdentify() {
+    Admit();
+    Connect();
+    Hello();
+    InvalidSession(false);
+  }
+  void DieThrice() {
+    Start();
+    for (int i = 0; i < 3; ++i) {
+      FailIdentify();
+      while (state() == ShardState::kBackingOff) Advance(1s);
+    }
+    ASSERT_EQ(state(), ShardState::kCrashLoop);
+  }
+
   // ---- What came of it ----
 
+  std::optional<WallTime> LastRestart() const { return protocol_->info().last_restart; }
   void Collect() {
-    for (const Action& each : protocol_->actions())
-      std::visit([this](const auto& a) { Note(a); }, each);
-    protocol_->actions().clear();
+    while (!protocol_->actions().empty()) {
+      const std::vector<Action> actions = std::exchange(protocol_->actions(), {});
+      for (const Action& each : actions) std::visit([this](const auto& a) { Note(a); }, each);
+    }
   }
-  void Note(const action::EnterGate&) { done_.push_back("enter gate"); }
+  void Note(const action::EnterGate& a) {
+    done_.push_back(a.is_recovery ? "enter gate to recover" : "enter gate");
+  }
   void Note(const action::LeaveGate&) { done_.push_back("leave gate"); }
-  void Note(const action::SpendSessionStart&) { done_.push_back("spend"); }
+  void Note(const action::SpendSessionStart&) {
+    done_.push_back("spend");
+    if (grants_) protocol_->SessionStartGranted(now_);
+  }
   void Note(const action::Connect& a) { done_.push_back("connect " + a.url); }
   void Note(const action::Send& a) {
     if (a.is_heartbeat) ++beats_;
@@ -150,6 +176,13 @@ class ShardProtocolTest : public ::testing::Test {
     done_.push_back("lost " + std::to_string(a.session) + ":" + std::to_string(a.last_sequence) +
                     " " + a.reason);
   }
+  void Note(const action::SkipEvent& a) {
+    done_.push_back("skip " + a.type + " " + std::to_string(a.sequence));
+  }
+  void Note(const action::EnterCrashLoop& a) {
+    done_.push_back("crash loop " + std::to_string(a.deaths) + " " + a.reason);
+  }
+  void Note(const action::ReportSilence&) { done_.push_back("silence"); }
   void Note(const action::Warn& a) { warnings_.push_back(a.text); }
 
   std::vector<std::string> Done() { return std::exchange(done_, {}); }
@@ -166,6 +199,7 @@ class ShardProtocolTest : public ::testing::Test {
   std::string last_data_;
   uint64_t last_guild_ = 0;
   size_t beats_ = 0;
+  bool grants_ = true;  // session starts, at once
 };
 
 TEST_F(ShardProtocolTest, FromStartToReady) {
@@ -217,15 +251,79 @@ TEST_F(ShardProtocolTest, DispatchesPassInOrderByteForByte) {
   EXPECT_EQ(protocol_->info().events, 2u);
 }
 
-TEST_F(ShardProtocolTest, DoublesAreDroppedAndJumpsPassWithOneWarning) {
+TEST_F(ShardProtocolTest, DoublesAreDroppedWithOneWarning) {
   BecomeReady();
   Event(2);
   Event(2);
   Event(1);
-  Event(10);
-  Event(20);
-  EXPECT_THAT(Done(), ElementsAre("emit X 1:2", "emit X 1:10", "emit X 1:20"));
+  Event(3);
+  EXPECT_THAT(Done(), ElementsAre("emit X 1:2", "emit X 1:3"));
   EXPECT_EQ(warnings_.size(), 1u);
+}
+
+// ---- Sequences that jump ----
+
+TEST_F(ShardProtocolTest, AGapIsFilledByResume) {
+  BecomeReady();
+  Event(2);
+  Done();
+  Event(5);
+  EXPECT_THAT(Done(), ElementsAre("close 4000", std::string("connect ") + kResumeUrl));
+  EXPECT_THAT(reason(), HasSubstr("sequence 5 came after 2"));
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), HasSubstr(R"("seq":2})"));
+  Done();
+  for (uint64_t s = 3; s <= 5; ++s) Event(s);
+  Resumed(6);
+  EXPECT_THAT(Done(), ElementsAre("emit X 1:3", "emit X 1:4", "emit X 1:5", "emit RESUMED 1:6"));
+}
+
+TEST_F(ShardProtocolTest, AGapThatResumeDoesNotFillIsSaid) {
+  BecomeReady();
+  Event(2);
+  Event(5);
+  SendResume();
+  Event(5);
+  EXPECT_THAT(Done(), ElementsAre("lost 1:2 SEQUENCE_GAP: sequence 5 came after 2", "emit X 1:5"));
+  Resumed(6);
+  EXPECT_EQ(state(), ShardState::kReady);
+  Event(7);
+  EXPECT_THAT(Last(), "emit X 1:7");
+}
+
+TEST_F(ShardProtocolTest, AServerThatSkipsNumbersIsBelievedInTheEnd) {
+  BecomeReady();
+  uint64_t s = 1;
+  for (int i = 0; i < 3; ++i) {
+    AdvanceWithAcks(10s);
+    Event(s += 2);
+    SendResume();
+    Event(s);
+    Resumed(++s);
+  }
+  Done();
+  Event(s += 2);
+  EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:"), StartsWith("emit X 1:")));
+  EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, ANumberThatCannotBeDiscordsIsGarbageAndLeavesNoTrace) {
+  BecomeReady();
+  Event(2);
+  Done();
+  for (const uint64_t s : {uint64_t{5'000'000}, uint64_t{1} << 53, ~uint64_t{0}}) {
+    Event(s);
+    EXPECT_THAT(Done(), Not(::testing::Contains(StartsWith("emit"))));
+    Advance(10s);
+    Connect();
+    Hello();
+    EXPECT_THAT(Last(), HasSubstr(R"("seq":2})"));
+    Event(2, "RESUMED");
+    Done();
+  }
+  Event(3);
+  EXPECT_THAT(Last(), "emit X 1:3");
 }
 
 TEST_F(ShardProtocolTest, UnknownOpcodesAndTypesPassWithoutHarm) {
@@ -306,7 +404,7 @@ TEST_F(ShardProtocolTest, BeatsCarryTheLastSequence) {
   Done();
   Receive(R"({"t":null,"s":null,"op":1,"d":null})");
   EXPECT_THAT(Done(), ElementsAre(R"(send {"op":1,"d":null})"));
-  Ready();
+  Ready("abc", 6);
   Event(7);
   Done();
   Receive(R"({"t":null,"s":null,"op":1,"d":null})");
@@ -390,10 +488,13 @@ TEST_F(ShardProtocolTest, AWorkerThatWasHeldUpDoesNotJudge) {
 }
 
 TEST_F(ShardProtocolTest, HelloWithoutASensibleIntervalEndsTheConnection) {
-  for (const char* d : {"null", "{}", R"({"heartbeat_interval":0})", R"({"heartbeat_interval":-5})",
-                        R"({"heartbeat_interval":3600001})", R"({"heartbeat_interval":"41250"})",
-                        R"({"heartbeat_interval":1e300})", "[]", "5"}) {
-    Use({});
+  for (const char* d :
+       {"null", "{}", R"({"heartbeat_interval":0})", R"({"heartbeat_interval":-5})",
+        R"({"heartbeat_interval":3600001})", R"({"heartbeat_interval":"41250"})",
+        R"({"heartbeat_interval":1e300})", R"({"heartbeat_interval":1e400})",
+        R"({"heartbeat_interval":NaN})", R"({"heartbeat_interval":9.99})",
+        R"({"heartbeat_interval":null})", R"({"heartbeat_interval":[41250]})", "[]", "5"}) {
+    Use(ShardTimings{});
     Start();
     Admit();
     Connect();
@@ -566,32 +667,6 @@ TEST_F(ShardProtocolTest, AReplayThatIsCutAndGoesOnDoesNotCostTheSession) {
   EXPECT_EQ(protocol_->info().identifies, 1u);
 }
 
-TEST_F(ShardProtocolTest, OnlyNewSessionsAfterALossCountAsRestarts) {
-  BecomeReady();
-  Lose();
-  SendResume();
-  Resumed(2);
-  Stop(true);
-  Start();
-  SendResume();
-  Resumed(3);
-  Stop(false);
-  BecomeReady();
-  Close(4014);
-  BecomeReady();
-  EXPECT_EQ(protocol_->info().restarts, 0u);
-  EXPECT_FALSE(protocol_->info().last_restart);
-  InvalidSession(false);
-  Advance(5s);
-  EXPECT_EQ(protocol_->info().restarts, 0u);
-  Admit();
-  Connect();
-  Hello();
-  Ready("new");
-  EXPECT_EQ(protocol_->info().restarts, 1u);
-  EXPECT_EQ(protocol_->info().last_restart, now_.wall);
-}
-
 TEST_F(ShardProtocolTest, ARefusedResumeIdentifiesAfterOneToFiveSeconds) {
   BecomeReady();
   Event(2);
@@ -603,7 +678,7 @@ TEST_F(ShardProtocolTest, ARefusedResumeIdentifiesAfterOneToFiveSeconds) {
   Advance(999ms);
   EXPECT_THAT(Done(), IsEmpty());
   Advance(4001ms);
-  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  EXPECT_THAT(Done(), ElementsAre("enter gate to recover"));
   Admit();
   Connect();
   Hello();
@@ -629,7 +704,7 @@ TEST_F(ShardProtocolTest, ReadyInPlaceOfResumedIsANewSession) {
 TEST_F(ShardProtocolTest, AResumeAddressThatIsNoneIsNotUsed) {
   for (const char* url :
        {"", "ws://plain.example", "wss://user@evil", "file:///etc", "wss://a b"}) {
-    Use({});
+    Use(ShardTimings{});
     Start();
     Admit();
     Connect();
@@ -654,7 +729,7 @@ TEST_F(ShardProtocolTest, ReadyWithoutSessionIdCannotBeResumed) {
   EXPECT_THAT(Last(), "emit X 1:2");
   Done();
   Lose();
-  EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:2"), "enter gate"));
+  EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:2"), "enter gate to recover"));
 }
 
 // ---- Ends ----
@@ -683,7 +758,7 @@ TEST_F(ShardProtocolTest, Op9FalseOnALiveSessionIdentifies) {
   InvalidSession(false);
   EXPECT_THAT(Done(), ElementsAre("close 4000", StartsWith("lost 1:1")));
   Advance(5s);
-  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  EXPECT_THAT(Done(), ElementsAre("enter gate to recover"));
 }
 
 TEST_F(ShardProtocolTest, Op9OnIdentifyLosesNothingAndTriesAgain) {
@@ -700,8 +775,8 @@ TEST_F(ShardProtocolTest, Op9OnIdentifyLosesNothingAndTriesAgain) {
 
 TEST_F(ShardProtocolTest, CodesThatKeepTheSessionResume) {
   for (const std::optional<uint16_t> code : std::vector<std::optional<uint16_t>>{
-           std::nullopt, 1000, 1001, 1006, 1011, 4000, 4001, 4002, 4005, 4008, 4009, 4999}) {
-    Use({});
+           std::nullopt, 1000, 1001, 1006, 1011, 4000, 4001, 4002, 4005, 4009, 4999}) {
+    Use(ShardTimings{});
     BecomeReady();
     Close(code);
     EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
@@ -711,18 +786,29 @@ TEST_F(ShardProtocolTest, CodesThatKeepTheSessionResume) {
   }
 }
 
+TEST_F(ShardProtocolTest, RateLimitedResumesWhenItsWindowIsOver) {
+  BecomeReady();
+  Close(4008);
+  EXPECT_EQ(state(), ShardState::kBackingOff);
+  Advance(59999ms);
+  EXPECT_THAT(Done(), IsEmpty());
+  Advance(1ms);
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+}
+
 TEST_F(ShardProtocolTest, CodesThatEndTheSessionIdentify) {
   for (const uint16_t code : {4003, 4006, 4007}) {
-    Use({});
+    Use(ShardTimings{});
     BecomeReady();
     Close(code);
-    EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:1 " + std::to_string(code)), "enter gate"));
+    EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:1 " + std::to_string(code)),
+                                    "enter gate to recover"));
   }
 }
 
 TEST_F(ShardProtocolTest, CodesThatStopFailUntilStartedAgain) {
   for (const uint16_t code : {4004, 4010, 4011, 4012, 4013, 4014}) {
-    Use({});
+    Use(ShardTimings{});
     Start();
     Admit();
     Connect();
@@ -780,32 +866,294 @@ TEST_F(ShardProtocolTest, ConnectionsThatEndAtOnceBecomeSlower) {
   EXPECT_EQ(state(), ShardState::kConnecting);
 }
 
-TEST_F(ShardProtocolTest, SessionsThatAreLostAtOnceAreStartedEverMoreSlowly) {
+// ---- Deaths ----
+
+TEST_F(ShardProtocolTest, ThreeDeathsInFiveMinutesPauseForTwo) {
   Start();
-  std::vector<std::chrono::milliseconds> waits;
-  for (int i = 0; i < 14; ++i) {
-    Admit();
-    Connect();
-    Hello();
-    Ready("session" + std::to_string(i));
-    Close(4003);
-    const SteadyTime before = now_.steady;
-    while (state() == ShardState::kBackingOff) Advance(1ms);
-    waits.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(now_.steady - before));
+  for (int death = 1; death <= 3; ++death) {
+    FailIdentify();
+    EXPECT_EQ(protocol_->info().restarts, static_cast<uint64_t>(death));
+    if (death == 3) break;
+    EXPECT_EQ(state(), ShardState::kBackingOff);
+    while (state() == ShardState::kBackingOff) Advance(1s);
+    EXPECT_TRUE(LastRestart());
   }
-  EXPECT_EQ(waits[0], 0ms);
-  EXPECT_GE(waits[1], 500ms);
-  EXPECT_GE(waits[5], 8s);
-  EXPECT_GE(waits.back(), 150s);
-  EXPECT_LE(waits.back(), 300s);
-  // One that lasts ends this.
+  EXPECT_EQ(state(), ShardState::kCrashLoop);
+  EXPECT_THAT(Last(), StartsWith("crash loop 3 op 9"));
+  EXPECT_EQ(protocol_->info().retry_at, now_.wall + 120s);
+  const auto before = LastRestart();
+  Done();
+  Advance(119999ms);
+  EXPECT_THAT(Done(), IsEmpty());
+  // The pause is part of the restart: it has happened when it is over.
+  EXPECT_EQ(LastRestart(), before);
+  Advance(1ms);
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  EXPECT_EQ(LastRestart(), now_.wall);
+  // The window has not been cleared: the next death alerts again.
+  FailIdentify();
+  EXPECT_EQ(state(), ShardState::kCrashLoop);
+  EXPECT_EQ(protocol_->info().restarts, 4u);
+}
+
+TEST_F(ShardProtocolTest, DeathsThatLieApartAreNoCrashLoop) {
+  Start();
+  for (int death = 1; death <= 10; ++death) {
+    FailIdentify();
+    EXPECT_EQ(state(), ShardState::kBackingOff);
+    Advance(151s);
+  }
+  EXPECT_EQ(protocol_->info().restarts, 10u);
+}
+
+TEST_F(ShardProtocolTest, StartEndsThePauseOfACrashLoop) {
+  DieThrice();
+  Start();
+  EXPECT_EQ(state(), ShardState::kWaitingToIdentify);
+  EXPECT_THAT(Last(), "enter gate");
+}
+
+TEST_F(ShardProtocolTest, StopEndsACrashLoop) {
+  DieThrice();
+  Stop(false);
+  EXPECT_EQ(state(), ShardState::kStopped);
+  Done();
+  Advance(1h);
+  EXPECT_THAT(Done(), IsEmpty());
+}
+
+TEST_F(ShardProtocolTest, ASessionLostWithinAMinuteIsADeath) {
+  BecomeReady();
+  AdvanceWithAcks(59s);
+  Close(4003);
+  EXPECT_EQ(protocol_->info().restarts, 1u);
   Admit();
   Connect();
   Hello();
-  Ready("lasting");
-  AdvanceWithAcks(60s);
+  Ready("second");
+  AdvanceWithAcks(61s);
   Close(4003);
+  EXPECT_EQ(protocol_->info().restarts, 1u);
+}
+
+TEST_F(ShardProtocolTest, ReadyAndLostAgainAndAgainIsACrashLoop) {
+  BecomeReady();
+  Close(4003);
+  for (const char* session : {"second", "third"}) {
+    Advance(5s);
+    Admit();
+    Connect();
+    Hello();
+    Ready(session);
+    Close(4007);
+  }
+  EXPECT_EQ(state(), ShardState::kCrashLoop);
+}
+
+TEST_F(ShardProtocolTest, FailedConnectsAndResumesAndOperatorsAreNoDeaths) {
+  Start();
+  for (int i = 0; i < 10; ++i) {
+    Admit();
+    FailConnect();
+    Advance(61s);
+  }
+  BecomeReady();
+  for (int i = 0; i < 10; ++i) {
+    Lose();
+    Advance(61s);
+    FailConnect();
+    Advance(61s);
+    SendResume();
+    Resumed(2 + i);
+  }
+  Stop(true);
+  Start();
+  SendResume();
+  Resumed(12);
+  Stop(false);
+  BecomeReady();
+  Close(4014);
+  BecomeReady();
+  EXPECT_EQ(protocol_->info().restarts, 0u);
+  EXPECT_FALSE(LastRestart());
+}
+
+TEST_F(ShardProtocolTest, AnExceptionIsADeathThatResumes) {
+  BecomeReady();
+  protocol_->Crashed("out of memory", now_);
+  Collect();
+  EXPECT_EQ(protocol_->info().restarts, 1u);
+  EXPECT_EQ(Last(), std::string("connect ") + kResumeUrl);
+  EXPECT_THAT(reason(), HasSubstr("out of memory"));
+  for (int i = 0; i < 2; ++i) {
+    protocol_->Crashed("out of memory", now_);
+    Collect();
+  }
+  EXPECT_EQ(state(), ShardState::kCrashLoop);
+  Advance(120s);
+  EXPECT_THAT(Last(), StartsWith("connect "));
+  EXPECT_TRUE(protocol_->has_session());
+}
+
+TEST_F(ShardProtocolTest, AWorkerThatStoodStillIsADeathThatResumes) {
+  BecomeReady(1000);
+  while (beats_ == 0) Advance(10ms);
+  Done();
+  SetTime(now_.steady + 40s);
+  protocol_->Tick(now_);
+  Collect();
+  EXPECT_THAT(Done(), ElementsAre("close 4000", std::string("connect ") + kResumeUrl));
+  EXPECT_EQ(protocol_->info().restarts, 1u);
+}
+
+TEST_F(ShardProtocolTest, WithoutRespawnTheDeadStayDead) {
+  ProtocolOptions options;
+  options.crash_guard.respawn = false;
+  Use(options);
+  Start();
+  FailIdentify();
+  EXPECT_EQ(state(), ShardState::kFailed);
+  EXPECT_THAT(reason(), HasSubstr("--shard-respawn"));
+  EXPECT_EQ(protocol_->info().restarts, 0u);
+  Done();
+  Advance(1h);
+  EXPECT_THAT(Done(), IsEmpty());
+  Start();
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+}
+
+// ---- Session starts ----
+
+TEST_F(ShardProtocolTest, IdentifyIsSentOnlyWhenTheGateGrantsIt) {
+  grants_ = false;
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), "spend");
+  protocol_->SessionStartLater(now_.steady + 3s, now_);
+  Done();
+  Advance(2999ms);
+  EXPECT_THAT(Done(), IsEmpty());
+  grants_ = true;
+  Advance(1ms);
+  EXPECT_THAT(Done(), ElementsAre("spend", StartsWith("send {\"op\":2")));
+  EXPECT_EQ(protocol_->info().identifies, 1u);
+}
+
+TEST_F(ShardProtocolTest, ARefusedSessionStartWaitsInTheGateAgain) {
+  grants_ = false;
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  Done();
+  protocol_->SessionStartRefused(now_);
+  Collect();
+  EXPECT_THAT(Done(), ElementsAre("close 4000"));
   EXPECT_EQ(state(), ShardState::kWaitingToIdentify);
+  protocol_->SetWaitReason("all session starts are spent");
+  EXPECT_THAT(reason(), "all session starts are spent");
+  EXPECT_EQ(protocol_->info().identifies, 0u);
+  grants_ = true;
+  Admit();
+  Connect();
+  Hello();
+  EXPECT_EQ(state(), ShardState::kIdentifying);
+  EXPECT_EQ(protocol_->info().restarts, 0u);
+}
+
+// ---- Presence ----
+
+TEST_F(ShardProtocolTest, ThePresenceGoesIntoEveryIdentify) {
+  ProtocolOptions options;
+  options.presence = R"({"status":"idle"})";
+  Use(options);
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), HasSubstr(R"("intents":513,"presence":{"status":"idle"}}})"));
+  Ready();
+  protocol_->SetPresence(R"({"status":"dnd"})");
+  AdvanceWithAcks(90s);
+  InvalidSession(false);
+  Advance(5s);
+  Admit();
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), HasSubstr(R"("presence":{"status":"dnd"}}})"));
+}
+
+TEST_F(ShardProtocolTest, APresenceThatIdentifyHasNoRoomForFollowsReady) {
+  ProtocolOptions options;
+  options.presence = R"({"status":")" + std::string(4060, 'x') + "\"}";
+  Use(options);
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), Not(HasSubstr("presence")));
+  Ready();
+  EXPECT_THAT(Last(), StartsWith(R"(send {"op":3,"d":{"status":"xxx)"));
+  Done();
+  Lose();
+  SendResume();
+  Resumed(2);
+  EXPECT_THAT(Done(), ElementsAre("emit RESUMED 1:2"));
+}
+
+// ---- Events over the bound ----
+
+TEST_F(ShardProtocolTest, AnEventOverTheBoundIsSkippedAndSaid) {
+  BecomeReady();
+  Event(2);
+  Done();
+  protocol_->ReceivedOversize(R"({"t":"GUILD_CREATE","s":3,"op":0,"d":{"members":[)", now_);
+  Collect();
+  EXPECT_THAT(Done(), ElementsAre("skip GUILD_CREATE 3", "close 4000",
+                                  std::string("connect ") + kResumeUrl));
+  Connect();
+  Hello();
+  EXPECT_THAT(Last(), HasSubstr(R"("seq":3})"));
+}
+
+TEST_F(ShardProtocolTest, WhatCannotBeMadeOutIsNotSkipped) {
+  for (const char* beginning :
+       {"", R"({"t":"X","s":4,"op":0,"d":{)", R"({"t":"X","s":2,"op":0,)", R"({"t":"X","s":3)",
+        R"({"t":"X","s":3,"op":1,"d":)", R"({"d":{"t":"X","s":3,"op":0,)"}) {
+    Use(ShardTimings{});
+    BecomeReady();
+    Event(2);
+    Done();
+    protocol_->ReceivedOversize(beginning, now_);
+    Collect();
+    EXPECT_THAT(Done(), ElementsAre("close 4000", std::string("connect ") + kResumeUrl))
+        << beginning;
+  }
+}
+
+// ---- Silence ----
+
+TEST_F(ShardProtocolTest, ASilentShardIsToldAndResumedOnce) {
+  BecomeReady();
+  uint64_t s = 1;
+  for (int i = 0; i < 3600; ++i) {
+    AdvanceWithAcks(1s);
+    Event(++s);
+  }
+  Done();
+  AdvanceWithAcks(4min);
+  EXPECT_THAT(Done(), Not(::testing::Contains("silence")));
+  while (state() == ShardState::kReady) AdvanceWithAcks(1s);
+  EXPECT_THAT(Done(), ::testing::Contains("silence"));
+  EXPECT_THAT(reason(), HasSubstr("no event comes"));
+  SendResume();
+  Resumed(++s);
+  AdvanceWithAcks(3h);
+  EXPECT_THAT(Done(), Not(::testing::Contains("silence")));
+  EXPECT_EQ(state(), ShardState::kReady);
+  EXPECT_EQ(protocol_->info().restarts, 0u);
 }
 
 TEST_F(ShardProtocolTest, RetriesBackOffWithJitterAndResetOnReady) {

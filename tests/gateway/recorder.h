@@ -31,6 +31,19 @@ struct RecordedLoss {
   std::string reason;
 };
 
+struct RecordedSkip {
+  ShardId shard;
+  uint64_t sequence = 0;
+  std::string type;
+};
+
+struct RecordedCrashLoop {
+  ShardId shard;
+  uint32_t deaths = 0;
+  uint64_t restarts = 0;
+  std::string reason;
+};
+
 // Remembers what the sinks of a pool were told; only what was flushed counts as told. Thread-safe.
 class Recorder {
  public:
@@ -52,6 +65,18 @@ class Recorder {
   std::vector<RecordedLoss> losses() const {
     const std::lock_guard lock(mutex_);
     return told_.losses;
+  }
+  std::vector<RecordedSkip> skips() const {
+    const std::lock_guard lock(mutex_);
+    return told_.skips;
+  }
+  std::vector<RecordedCrashLoop> crash_loops() const {
+    const std::lock_guard lock(mutex_);
+    return told_.crash_loops;
+  }
+  std::vector<ShardId> silences() const {
+    const std::lock_guard lock(mutex_);
+    return told_.silences;
   }
   std::vector<ShardInfo> states(ShardId shard) const {
     const std::lock_guard lock(mutex_);
@@ -83,6 +108,9 @@ class Recorder {
     std::vector<RecordedDispatch> dispatches;
     std::vector<RecordedLoss> losses;
     std::vector<ShardInfo> states;
+    std::vector<RecordedSkip> skips;
+    std::vector<RecordedCrashLoop> crash_loops;
+    std::vector<ShardId> silences;
   };
 
   template <class T>
@@ -103,11 +131,24 @@ class Recorder {
       pending_.losses.push_back(
           {lost.shard, lost.session, lost.last_sequence, std::string(lost.reason)});
     }
+    void OnSkippedEvent(const SkippedEvent& skipped) override {
+      pending_.skips.push_back({skipped.shard, skipped.sequence, std::string(skipped.type)});
+    }
+    void OnCrashLoop(const CrashLoop& loop) override {
+      pending_.crash_loops.push_back(
+          {loop.shard, loop.deaths, loop.restarts, std::string(loop.reason)});
+    }
+    void OnSilence(const ShardSilence& silence) override {
+      pending_.silences.push_back(silence.shard);
+    }
     void Flush() override {
       const std::lock_guard lock(recorder_->mutex_);
       Move(&pending_.dispatches, &recorder_->told_.dispatches);
       Move(&pending_.losses, &recorder_->told_.losses);
       Move(&pending_.states, &recorder_->told_.states);
+      Move(&pending_.skips, &recorder_->told_.skips);
+      Move(&pending_.crash_loops, &recorder_->told_.crash_loops);
+      Move(&pending_.silences, &recorder_->told_.silences);
       ++recorder_->flushes_;
       recorder_->changed_.notify_all();
     }

@@ -549,7 +549,7 @@ TEST_F(DeliveryTest, ASubscriberMayAskForItsBatchesToWait) {
 TEST_F(DeliveryTest, ASubscriberBehindWhatIsKeptGetsOneGapThatCountsTheLoss) {
   // What comes at the start is far less than what is kept, too.
   options_.guilds = 10;
-  Start({"--retain-bytes", "2MiB"});
+  Start({"--retain-bytes", "2MiB", "--max-message-bytes", "1MiB"});
   ASSERT_TRUE(stream_->WaitFor([](const auto& batches) { return !batches.empty(); }));
   const std::string first_cursor = stream_->batches().front().cursor();
   const uint64_t first_offset = static_cast<uint64_t>(stream_->batches().front().events_size());
@@ -592,7 +592,7 @@ TEST_F(DeliveryTest, ACursorOfAnotherLogStartsAtTheOldestEventWithAGap) {
 }
 
 TEST_F(DeliveryTest, ASubscriberThatDoesNotReadHoldsUpNobody) {
-  Start({"--retain-bytes", "8MiB"});
+  Start({"--retain-bytes", "8MiB", "--max-message-bytes", "1MiB"});
   grpc::ClientContext stalled_context;
   auto stalled = stub_->Events(&stalled_context, test::FromEarliest());
   v1::EventBatch batch;

@@ -22,6 +22,7 @@ namespace {
 
 using grpc::StatusCode;
 using test::Eventually;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 struct Failure {
@@ -182,18 +183,47 @@ TEST_F(RpcTest, SpawnRefusesShardsOfOtherServers) {
 }
 
 TEST_F(RpcTest, SpawnRefusesToOverdrawTheSessionBudget) {
-  session_starts_ = 3;
-  Start({"--shard-count", "4", "--no-spawn"});
+  session_starts_ = 15;
+  Start({"--shard-count", "4", "--no-spawn", "--identify-reserve", "12"});
   ASSERT_TRUE(WaitUntilGatewayKnown());
-  const Failure failure = Call(&Stub::Spawn, SpawnOf({}));
-  EXPECT_EQ(failure.code, StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(failure.reason, "SESSION_BUDGET_SPENT");
-  EXPECT_NE(failure.retry_after_ms, "");
+  EXPECT_EQ(GetStats().session_budget().reserve(), 12u);
+  const Failure spent = Call(&Stub::Spawn, SpawnOf({}));
+  EXPECT_EQ(spent.code, StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(spent.reason, "SESSION_BUDGET_SPENT");
+  EXPECT_THAT(spent.message,
+              AllOf(HasSubstr("due to 4"), HasSubstr("of 1000"), HasSubstr("grants 15"),
+                    HasSubstr("12 are kept"), HasSubstr("--identify-reserve")));
+  EXPECT_NE(spent.retry_after_ms, "");
   EXPECT_EQ(discord_->counters().identifies, 0u) << "nothing was started";
-  EXPECT_EQ(GetStats().session_budget().remaining(), 3u);
+  EXPECT_EQ(GetStats().session_budget().remaining(), 15u);
   ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({0, 1, 2})).code, StatusCode::OK);
   ASSERT_TRUE(WaitUntilReady(3));
-  EXPECT_EQ(GetStats().session_budget().remaining(), 0u);
+  EXPECT_EQ(GetStats().session_budget().remaining(), 12u);
+
+  // What Spawn may not touch is there for a shard that has lost its session.
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({3})), RESOURCE_EXHAUSTED, "SESSION_BUDGET_SPENT",
+               "grants 12");
+  discord_->SendInvalidSession(ShardId{.id = 1, .count = 4}, false);
+  ASSERT_TRUE(discord_->WaitUntil([&] { return discord_->counters().identifies == 4; }));
+  ASSERT_TRUE(WaitUntilReady(3));
+  EXPECT_EQ(GetStats().session_budget().remaining(), 11u);
+  EXPECT_TRUE(server_->WaitForLog("few session starts are left")) << server_->err();
+}
+
+TEST_F(RpcTest, SpawnOnASpentBudgetSaysWhenDiscordsDayEnds) {
+  Start({"--shard-count", "4", "--identify-reserve", "998"});
+  // The server's own start is refused, too, and does not end it.
+  ASSERT_TRUE(server_->WaitForLog("no shards yet")) << server_->err();
+  ASSERT_EQ(Call(&Stub::Spawn, SpawnOf({0})).code, StatusCode::OK);
+  ASSERT_TRUE(WaitUntilReady(1));
+  // Discord's day has begun with that; it is asked again, and names its end.
+  ASSERT_TRUE(Eventually([&] { return GetStats().session_budget().has_resets_at(); }));
+  const Failure failure = Call(&Stub::Spawn, SpawnOf({1, 2}));
+  EXPECT_EQ(failure.reason, "SESSION_BUDGET_SPENT");
+  ASSERT_NE(failure.retry_after_ms, "");
+  constexpr int64_t kHour = 3'600'000;
+  EXPECT_GT(std::stoll(failure.retry_after_ms), 23 * kHour);
+  EXPECT_LE(std::stoll(failure.retry_after_ms), 24 * kHour);
 }
 
 TEST_F(RpcTest, SpawnBeforeDiscordHasAnsweredSaysWhenToAskAgain) {
@@ -621,7 +651,6 @@ TEST_F(RpcTest, WhatIsNotBuiltYetIsUnimplemented) {
   EXPECT_EQ(Call(&Stub::Rescale, v1::RescaleRequest()).code, StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(Call(&Stub::CancelRescale, v1::CancelRescaleRequest()).code, StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(Call(&Stub::Ack, v1::AckRequest()).code, StatusCode::UNIMPLEMENTED);
-  EXPECT_EQ(Call(&Stub::Send, v1::SendRequest()).code, StatusCode::UNIMPLEMENTED);
 }
 
 // ---- Reflection and health ----

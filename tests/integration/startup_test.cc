@@ -534,6 +534,101 @@ TEST(StartupTest, StopsOnASignalThatComesWhileItStarts) {
   ExpectCleanStop(*process);
 }
 
+// ---- The data directory and the session starts in it ----
+
+TEST(StartupTest, EndsWith1WhereAnotherShardDHasTheDataDir) {
+  const Simulator discord(WithShards(1));
+  const TemporaryDirectory directory;
+  const Flags data_dir = {"--data-dir", directory.path("data")};
+  const auto first = StartWith(discord, data_dir);
+  ASSERT_NE(first->address(), "") << first->err();
+  const auto second = StartWith(discord, data_dir);
+  ExpectExit(*second, 1, {"process " + std::to_string(first->pid()), "--data-dir"});
+  ExpectCleanStop(*first);
+  const auto third = StartWith(discord, data_dir);
+  EXPECT_NE(third->address(), "") << third->err();
+}
+
+TEST(StartupTest, EndsWith1WhereTheDataDirCannotBeMade) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.Write("file", "") + "/data";
+  const auto process = Start(kListenAnywhere + Flags{"--data-dir", path});
+  ExpectExit(*process, 1, {path, "--data-dir"});
+}
+
+uint32_t Remaining(const std::string& address) {
+  return Stats(address).session_budget().remaining();
+}
+
+// Killed at any moment of its start, again and again: Discord sees no IDENTIFY too early, and what
+// is left is what Discord says.
+TEST(StartupTest, KillsLoseNoSessionStartAndNoSpacing) {
+  SimulatorOptions options = WithShards(4);
+  options.max_concurrency = 2;
+  options.session_starts_total = 100;
+  options.session_starts_remaining = 100;
+  Simulator discord(options);
+  const TemporaryDirectory directory;
+  // Asked again soon: an IDENTIFY just before an answer counts twice until the next one.
+  const Flags data_dir = {"--data-dir", directory.path("data"), "--gateway-bot-interval", "1s"};
+  for (uint64_t kills = 1; kills <= 3; ++kills) {
+    const auto process = StartWith(discord, data_dir);
+    ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().identifies >= 2 * kills; },
+                                  std::chrono::seconds(30)))
+        << process->err();
+    process->Signal(SIGKILL);
+    ASSERT_EQ(process->WaitForExit(), 128 + SIGKILL);
+  }
+  const auto process = StartWith(discord, data_dir);
+  ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().identifies >= 10; },
+                                std::chrono::seconds(40)))
+      << process->err();
+  EXPECT_EQ(discord.counters().identifies_refused, 0u);
+  EXPECT_EQ(discord.counters().token_resets, 0u);
+  const std::string address = process->address();
+  EXPECT_TRUE(Eventually([&] { return Remaining(address) == discord.session_starts_remaining(); }))
+      << Remaining(address) << " " << discord.session_starts_remaining();
+}
+
+// A supervisor that restarts what crashes must not cost the bot its token.
+TEST(StartupTest, ACrashLoopLeavesTheReserve) {
+  SimulatorOptions options = WithShards(2);
+  options.session_starts_total = 6;
+  Simulator discord(options);
+  const TemporaryDirectory directory;
+  const Flags flags = {"--data-dir", directory.path("data"),   "--identify-reserve",
+                       "2",          "--gateway-bot-interval", "1s"};
+  for (int crash = 0; crash < 2; ++crash) {
+    const uint64_t before = discord.counters().identifies;
+    const auto process = StartWith(discord, flags);
+    ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().identifies == before + 2; },
+                                  std::chrono::seconds(30)))
+        << process->err();
+    process->Signal(SIGKILL);
+    ASSERT_EQ(process->WaitForExit(), 128 + SIGKILL);
+  }
+  const auto process = StartWith(discord, flags);
+  ASSERT_TRUE(process->WaitForLog("no shards yet")) << process->err();
+  EXPECT_TRUE(process->WaitForLog("kept for shards that lose their session"));
+  EXPECT_EQ(discord.counters().identifies, 4u);
+  EXPECT_EQ(discord.counters().token_resets, 0u);
+  EXPECT_EQ(discord.session_starts_remaining(), 2u);
+}
+
+TEST(StartupTest, ReadsTheGatewayAgainOnItsSchedule) {
+  Simulator discord(WithShards(1));
+  const auto process = StartWith(discord, {"--gateway-bot-interval", "1s", "--no-spawn"});
+  const std::string address = process->address();
+  ASSERT_TRUE(Eventually([&] { return Stats(address).recommended_shards() == 1; }));
+  discord.SetRecommendedShards(7);
+  EXPECT_TRUE(Eventually([&] { return Stats(address).recommended_shards() == 7; }));
+  // It takes neither shards nor process with it.
+  discord.SetToken("another");
+  EXPECT_TRUE(process->WaitForLog("rejects the token now (401)")) << process->err();
+  EXPECT_EQ(Stats(address).recommended_shards(), 7u);
+  ExpectCleanStop(*process);
+}
+
 // ---- What it says ----
 
 TEST(StartupTest, NeverSaysTheToken) {

@@ -90,6 +90,8 @@ struct Row {
   std::vector<std::string> bad;
   // What must be given along with it.
   Arguments with;
+
+  bool is_switch() const { return default_shown == "false" || default_shown == "true"; }
 };
 
 std::string Bool(bool value) { return value ? "true" : "false"; }
@@ -114,6 +116,13 @@ std::vector<Row> Rows(const std::string& directory) {
        [](const Config& config) { return std::to_string(config.intents); },
        {"GILDS", "-1", "18446744073709551616", "GUILDS,,GUILD_MESSAGES", "1.5"},
        {}},
+      {"presence",
+       {R"({"status":"idle"})", R"({"status":"dnd","activities":[]})", R"({"status":"online"})"},
+       {R"({"status":"idle"})", R"({"status":"dnd","activities":[]})", R"({"status":"online"})"},
+       "",
+       [](const Config& config) { return config.presence; },
+       {"idle", "{}", "{", "[]", "null", std::string(3073, 'x')},
+       {}},
       {"shard-count",
        {"1", "65535", "auto"},
        {"1", "65535", "auto"},
@@ -137,6 +146,23 @@ std::vector<Row> Rows(const std::string& directory) {
        [](const Config& config) { return std::to_string(config.guilds_per_shard); },
        {"0", "2501", "-1", "18446744073709551616", "many"},
        {}},
+      {"identify-reserve",
+       {"50", "2.5%", "0"},
+       {"50+0%", "0+2.5%", "0+0%"},
+       "0+10%",
+       [](const Config& config) {
+         return absl::StrCat(config.identify_reserve.starts, "+", config.identify_reserve.percent,
+                             "%");
+       },
+       {"-1", "101%", "-5%", "%", "some", "1000001", "18446744073709551616", "nan%"},
+       {}},
+      {"gateway-bot-interval",
+       {"1s", "24h", "90"},
+       {"1000", "86400000", "90000"},
+       "600000",
+       [](const Config& config) { return std::to_string(config.gateway_bot_interval.count()); },
+       {"999ms", "0", "25h", "-1s", "99999999999999999999s", "often"},
+       {}},
       {"compression",
        {"none", "zlib-stream", "zstd-stream"},
        {"0", "1", "2"},
@@ -153,6 +179,13 @@ std::vector<Row> Rows(const std::string& directory) {
          return "";
        },
        {"zlib", "NONE", "-1", "gzip"},
+       {}},
+      {"max-message-bytes",
+       {"256KiB", "256MiB", "1000000"},
+       {"262144", "268435456", "1000000"},
+       "67108864",
+       [](const Config& config) { return std::to_string(config.max_message_bytes); },
+       {"262143", "257MiB", "-1", "18446744073709551616", "64MB", "0"},
        {}},
       {"listen",
        {"127.0.0.1:1", "unix:/x", "[::1]:0"},
@@ -204,7 +237,7 @@ std::vector<Row> Rows(const std::string& directory) {
        "2147483648",
        [](const Config& config) { return std::to_string(config.retain_bytes); },
        {"1048575", "4097GiB", "-1", "18446744073709551616", "2GB", "0"},
-       {}},
+       {"--max-message-bytes", "256KiB"}},
       {"batch-delay",
        {"0", "1s", "500us"},
        {"0", "1000000", "500"},
@@ -218,6 +251,69 @@ std::vector<Row> Rows(const std::string& directory) {
        std::to_string(threads),
        [](const Config& config) { return std::to_string(config.threads); },
        {"0", "65", "-1", "4294967297", "18446744073709551616", "two"},
+       {}},
+      {"connect-timeout",
+       {"1ms", "1h", "90"},
+       {"1", "3600000", "90000"},
+       "10000",
+       [](const Config& config) { return std::to_string(config.timings.connect_timeout.count()); },
+       {"0", "61m", "-1s", "99999999999999999999s", "soon"},
+       {}},
+      {"hello-timeout",
+       {"1ms", "1h", "90"},
+       {"1", "3600000", "90000"},
+       "10000",
+       [](const Config& config) { return std::to_string(config.timings.hello_timeout.count()); },
+       {"0", "61m", "-1s", "99999999999999999999s", "soon"},
+       {}},
+      {"identify-timeout",
+       {"1ms", "1h", "90"},
+       {"1", "3600000", "90000"},
+       "60000",
+       [](const Config& config) { return std::to_string(config.timings.identify_timeout.count()); },
+       {"0", "61m", "-1s", "99999999999999999999s", "soon"},
+       {}},
+      {"resume-timeout",
+       {"1ms", "1h", "90"},
+       {"1", "3600000", "90000"},
+       "30000",
+       [](const Config& config) { return std::to_string(config.timings.resume_timeout.count()); },
+       {"0", "61m", "-1s", "99999999999999999999s", "soon"},
+       {}},
+      {"silence-after",
+       {"0", "24h", "1us"},
+       {"0", "86400000", "1"},
+       "300000",
+       [](const Config& config) { return std::to_string(config.timings.silence_after.count()); },
+       {"25h", "-1s", "99999999999999999999s", "never"},
+       {}},
+      {"crash-loop-deaths",
+       {"1", "1000", "5"},
+       {"1", "1000", "5"},
+       "3",
+       [](const Config& config) { return std::to_string(config.crash_guard.deaths); },
+       {"0", "1001", "-1", "4294967297", "often"},
+       {}},
+      {"crash-loop-window",
+       {"1ms", "24h", "60"},
+       {"1", "86400000", "60000"},
+       "300000",
+       [](const Config& config) { return std::to_string(config.crash_guard.window.count()); },
+       {"0", "25h", "-1s", "99999999999999999999s", "long"},
+       {}},
+      {"crash-loop-pause",
+       {"1ms", "24h", "60"},
+       {"1", "86400000", "60000"},
+       "120000",
+       [](const Config& config) { return std::to_string(config.crash_guard.pause.count()); },
+       {"0", "25h", "-1s", "99999999999999999999s", "long"},
+       {}},
+      {"shard-respawn",
+       {"false", "true", "no"},
+       {"false", "true", "false"},
+       "true",
+       [](const Config& config) { return Bool(config.crash_guard.respawn); },
+       {"maybe", "-1", "2"},
        {}},
       {"max-subscribers",
        {"1", "100000", "7"},
@@ -349,13 +445,13 @@ TEST_F(EachFlagTest, WinsOverTheEnvironmentThatOverTheFileAndThatOverTheDefault)
 
 TEST_F(EachFlagTest, TakesItsValueAsTheNextArgumentToo) {
   for (const Row& row : Rows(directory_)) {
-    const bool is_switch = row.default_shown == "false";
+    const bool is_switch = row.is_switch();
     Arguments arguments = row.with;
     arguments.push_back("--" + row.name);
     if (!is_switch) arguments.push_back(row.texts[0]);
     const auto config = LoadWithToken(arguments);
     ASSERT_TRUE(config.ok()) << row.name << ": " << config.status();
-    EXPECT_EQ(row.show(*config), row.shown[0]) << row.name;
+    EXPECT_EQ(row.show(*config), is_switch ? "true" : row.shown[0]) << row.name;
   }
 }
 
@@ -377,8 +473,17 @@ TEST_F(EachFlagTest, RefusesBadTextsFromEverySourceNamingItself) {
                   testing::AnyOf(HasSubstr(Variable(row.name)), HasSubstr("cannot read")));
       EXPECT_THAT(named({"--config", file}),
                   testing::AnyOf(HasSubstr(file), HasSubstr("cannot read")));
-      if (row.default_shown != "false") named({"--" + row.name, text});
+      if (!row.is_switch()) named({"--" + row.name, text});
     }
+  }
+}
+
+TEST_F(ConfigTest, APresenceThatDiscordWouldNotTakeIsRefused) {
+  for (const std::string& text :
+       {std::string(R"({"status":"busy"})"), std::string(R"([{"status":"idle"}])"),
+        std::string(R"({"status":"idle"} x)"), std::string(R"({"status":"idle","afk":"no"})"),
+        R"({"status":"idle","x":")" + std::string(3072, 'x') + "\"}"}) {
+    EXPECT_THAT(WhyNot(LoadWithToken({"--presence", text})), StartsWith("--presence")) << text;
   }
 }
 
@@ -393,7 +498,7 @@ TEST_F(EachFlagTest, RefusesToBeGivenTwice) {
 
 TEST_F(EachFlagTest, RefusesToGoWithoutItsValue) {
   for (const Row& row : Rows(directory_)) {
-    if (row.default_shown == "false") continue;
+    if (row.is_switch()) continue;
     EXPECT_THAT(WhyNot(LoadWithToken({"--" + row.name})), StartsWith("--" + row.name));
     // Not to be taken for the value.
     EXPECT_THAT(WhyNot(LoadWithToken({"--" + row.name, "--simulate"})),
@@ -573,6 +678,13 @@ TEST_F(ConfigTest, ListensOffThisMachineOnlyWithTlsOrWhenTold) {
   for (const std::string address : {"127.0.0.1:0", "localhost:0", "[::1]:0", "unix:/tmp/x"}) {
     EXPECT_EQ(WhyNot(LoadWithToken({"--listen", address})), "");
   }
+}
+
+TEST_F(ConfigTest, RefusesALogThatTheLargestEventWouldNotFitInto) {
+  EXPECT_THAT(WhyNot(LoadWithToken({"--retain-bytes", "64MiB"})),
+              AllOf(HasSubstr("--max-message-bytes"), HasSubstr("--retain-bytes")));
+  EXPECT_EQ(WhyNot(LoadWithToken({"--retain-bytes", "65MiB"})), "");
+  EXPECT_EQ(WhyNot(LoadWithToken({"--retain-bytes", "1MiB", "--max-message-bytes", "512KiB"})), "");
 }
 
 TEST_F(ConfigTest, WantsACertificateWithItsKey) {

@@ -16,6 +16,12 @@
 
 namespace shardd::gateway {
 
+struct FakeMessage {
+  std::string bytes;
+  bool is_text = true;
+  bool is_cut = false;
+};
+
 // What a test does to one connection, and what was done on it.
 struct FakeConnection {
   explicit FakeConnection(asio::io_context& io) : wake(io, asio::steady_timer::time_point::max()) {}
@@ -23,9 +29,13 @@ struct FakeConnection {
   // ---- The test's side ----
   void Accept() { connected = error_code(), Wake(); }
   void Refuse() { connected = asio::error::connection_refused, Wake(); }
-  void Bring(std::string message) { incoming.push_back(std::move(message)), Wake(); }
+  void Bring(std::string text) { Bring(FakeMessage{.bytes = std::move(text)}); }
+  void Bring(FakeMessage message) { incoming.push_back(std::move(message)), Wake(); }
+  // Part of a message that has not come to its end.
+  void BringPart(size_t bytes) { bytes_read += bytes; }
   void CloseFromPeer(std::optional<uint16_t> code) { peer_closed = true, peer_code = code, Wake(); }
   void FinishWrite() { ++writes_allowed, Wake(); }
+  void Abort() { aborted = true, Wake(); }
   void Wake() { wake.cancel(); }
 
   // ---- What happened ----
@@ -37,12 +47,14 @@ struct FakeConnection {
   bool aborted = false;
 
   std::optional<error_code> connected;
-  std::deque<std::string> incoming;
+  std::deque<FakeMessage> incoming;
+  uint64_t bytes_read = 0;
   bool peer_closed = false;
   std::optional<uint16_t> peer_code;
   bool hold_writes = false;
   int writes_allowed = 0;
   bool throw_on_read = false;
+  bool fail_writes = false;
   asio::steady_timer wake;
 };
 
@@ -65,8 +77,10 @@ class FakeTransport final : public Transport {
     if (state_->incoming.empty()) co_return asio::error::eof;
     current_ = std::move(state_->incoming.front());
     state_->incoming.pop_front();
-    message->bytes = current_;
-    message->is_text = true;
+    state_->bytes_read += current_.bytes.size();
+    message->bytes = current_.bytes;
+    message->is_text = current_.is_text;
+    message->is_cut = current_.is_cut;
     co_return error_code();
   }
 
@@ -75,6 +89,7 @@ class FakeTransport final : public Transport {
     state_->most_writes_at_once = std::max(state_->most_writes_at_once, state_->writes_under_way);
     while (state_->hold_writes && state_->writes_allowed == 0 && !state_->aborted) co_await Wait();
     --state_->writes_under_way;
+    if (state_->fail_writes) co_return asio::error::broken_pipe;
     if (state_->aborted) co_return asio::error::operation_aborted;
     if (state_->hold_writes) --state_->writes_allowed;
     state_->written.emplace_back(text);
@@ -91,6 +106,8 @@ class FakeTransport final : public Transport {
     state_->Wake();
   }
 
+  uint64_t bytes_read() const override { return state_->bytes_read; }
+
   bool closed_by_peer() const override { return state_->peer_closed; }
   std::optional<uint16_t> close_code() const override { return state_->peer_code; }
   std::string last_error() const override { return "as the test wants"; }
@@ -102,7 +119,7 @@ class FakeTransport final : public Transport {
   }
 
   const std::shared_ptr<FakeConnection> state_;
-  std::string current_;
+  FakeMessage current_;
 };
 
 }  // namespace shardd::gateway

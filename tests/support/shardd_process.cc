@@ -6,8 +6,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <stdexcept>
+#include <system_error>
 
 namespace shardd::test {
 namespace {
@@ -32,6 +35,14 @@ ShardDProcess::ShardDProcess(const std::vector<std::string>& arguments,
 
   std::vector<std::string> argv_texts = {SHARDD_BINARY};
   argv_texts.insert(argv_texts.end(), arguments.begin(), arguments.end());
+  const auto decides = [](const std::string& flag) {
+    return flag.starts_with("--data-dir") || flag.starts_with("--simulate");
+  };
+  if (std::ranges::none_of(arguments, decides) && !variables.contains("STATE_DIRECTORY")) {
+    data_dir_ = (std::filesystem::temp_directory_path() / "shardd-test-XXXXXX").string();
+    if (mkdtemp(data_dir_.data()) == nullptr) throw std::runtime_error("mkdtemp");
+    argv_texts.insert(argv_texts.end(), {"--data-dir", data_dir_});
+  }
   std::vector<std::string> env_texts;
   for (const char* name :
        {"PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"}) {
@@ -56,6 +67,8 @@ ShardDProcess::~ShardDProcess() {
   }
   out_reader_.join();
   err_reader_.join();
+  std::error_code ignored;
+  if (!data_dir_.empty()) std::filesystem::remove_all(data_dir_, ignored);
 }
 
 void ShardDProcess::Collect(int fd, std::string& into) {

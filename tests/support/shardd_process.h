@@ -18,7 +18,8 @@ class ShardDProcess {
  public:
   using Variables = std::map<std::string, std::string>;
 
-  // The process gets `variables` and nothing else of this one's environment but PATH and what the
+  // Without a --data-dir the process gets a temporary one, which goes with this object. It gets
+  // `variables` and nothing else of this one's environment but PATH and what the
   // sanitizers read.
   explicit ShardDProcess(const std::vector<std::string>& arguments,
                          const Variables& variables = {});
@@ -45,6 +46,7 @@ class ShardDProcess {
   void Collect(int fd, std::string& into);
   std::string FindAfter(const std::string& label);
 
+  std::string data_dir_;  // empty: not ours
   pid_t pid_ = -1;
   std::optional<int> exit_code_;
   std::mutex mutex_;

@@ -53,6 +53,18 @@ describe('calls', { timeout: 60_000 }, () => {
       assert.equal((await client.stats()).shardCount, 2);
     }));
 
+  it('sends commands to a shard or to the one of a guild', () =>
+    connected(async (server, client) => {
+      const sent = await client.send({ shardId: 7 }, { op: 3, data: { status: 'idle' } });
+      await client.send({ guildId: '81384788765712384' }, { op: 8, data: '{"limit": 0}', shardCount: 16 });
+
+      assert.deepEqual(sent, { shardId: 7, held: { seconds: 1n, nanos: 500_000_000 } });
+      assert.deepEqual(server.unary, [
+        { target: { $case: 'shardId', shardId: 7 }, op: 3, data: Buffer.from('{"status":"idle"}'), shardCount: 0 },
+        { target: { $case: 'guildId', guildId: 81384788765712384n }, op: 8, data: Buffer.from('{"limit": 0}'), shardCount: 16 },
+      ]);
+    }));
+
   it('maps code, reason, retry delay and message of an error', () =>
     connected(async (server, client) => {
       server.failure = {

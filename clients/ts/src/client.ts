@@ -15,6 +15,7 @@ import {
   EventsRequest,
   KillRequest,
   LocateRequest,
+  SendRequest,
   ShardControlService,
   SpawnRequest,
   StartFrom,
@@ -22,6 +23,7 @@ import {
   WatchRequest,
   type KillResponse,
   type LocateResponse,
+  type SendResponse,
   type SpawnResponse,
   type StatsResponse,
 } from './gen/shardd/v1/shardd.js';
@@ -64,6 +66,18 @@ export interface ShardSelection {
 export interface KillOptions extends ShardSelection {
   /** True: a later spawn resumes the session. Default: the session ends, and the bot goes offline there at once. */
   keepSession?: boolean | undefined;
+}
+
+/** Where a command goes: to a shard, or to the one that holds a guild. */
+export type SendTarget = { shardId: number } | { guildId: bigint | string };
+
+export interface SendOptions {
+  /** Presence, voice state, request members, request soundboard sounds, request channel info. */
+  op: 3 | 4 | 8 | 31 | 43;
+  /** The payload's `d`: an object, or its JSON, which is sent as it is. */
+  data: object | string;
+  /** Which generation is meant. Default: the one in charge. */
+  shardCount?: number | undefined;
 }
 
 export interface WatchOptions extends ShardSelection {
@@ -171,6 +185,21 @@ export class ShardClient {
   locate(guildId: bigint | string, request: { shardCount?: number | undefined } = {}, options: CallOptions = {}): Promise<LocateResponse> {
     const message = LocateRequest.fromPartial({ guildId: BigInt(guildId), shardCount: request.shardCount ?? 0 });
     return this.#unary(ShardControlService.locate, message, options);
+  }
+
+  /**
+   * Sends a gateway command under Discord's limits, and waits where need be until `timeoutMs` is over. Resolved: it was handed to
+   * Discord's socket, once. RESOURCE_EXHAUSTED: it cannot go in that time; `retryAfterMs` says when it can.
+   */
+  send(target: SendTarget, request: SendOptions, options: CallOptions = {}): Promise<SendResponse> {
+    const { op, data, shardCount } = request;
+    const message = SendRequest.fromPartial({
+      target: 'shardId' in target ? { $case: 'shardId', shardId: target.shardId } : { $case: 'guildId', guildId: BigInt(target.guildId) },
+      op,
+      data: Buffer.from(typeof data === 'string' ? data : JSON.stringify(data)),
+      shardCount: shardCount ?? 0,
+    });
+    return this.#unary(ShardControlService.send, message, options);
   }
 
   /** `stats` as a stream: at once, at each interval and when a shard changes state. Opens itself again when it breaks. */

@@ -13,6 +13,7 @@ import {
   type EventsRequest,
   type KillRequest,
   type LocateRequest,
+  type SendRequest,
   type ShardControlServer,
   type SpawnRequest,
   type WatchRequest,
@@ -37,7 +38,7 @@ export class FakeServer {
   silent = false;
   /** What each Events call asked for, in order. */
   readonly requests: EventsRequest[] = [];
-  readonly unary: (SpawnRequest | KillRequest | LocateRequest)[] = [];
+  readonly unary: (SpawnRequest | KillRequest | LocateRequest | SendRequest)[] = [];
   openStreams = 0;
   writtenBytes = 0;
   #server: Server | undefined;
@@ -91,7 +92,10 @@ export class FakeServer {
       rescale: (_call, answer) => this.#answer(answer, { rescale: undefined }),
       cancelRescale: (_call, answer) => this.#answer(answer, { rescale: undefined }),
       ack: (_call, answer) => this.#answer(answer, {}),
-      send: (_call, answer) => this.#answer(answer, { shardId: 0, held: undefined }),
+      send: ({ request }, answer) => {
+        this.unary.push(request);
+        this.#answer(answer, { shardId: 7, held: { seconds: 1n, nanos: 500_000_000 } });
+      },
     };
     const server = new Server({ 'grpc.max_send_message_length': -1 });
     server.addService(ShardControlService, service);
