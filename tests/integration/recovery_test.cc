@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <grpcpp/client_context.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <boost/json.hpp>
 #include <fstream>
@@ -264,6 +267,31 @@ TEST_F(RecoveryTest, WithoutRespawnADeadShardWaitsForSpawn) {
 }
 
 // ---- Timers ----
+
+TEST_F(RecoveryTest, ConnectTimesOut) {
+  // The kernel takes connections here; nobody ever answers them.
+  const int silent = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(silent, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(silent, 64), 0);
+  ASSERT_EQ(::getsockname(silent, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  discord_ = std::make_unique<Simulator>(options_);
+  discord_->AnswerGatewayBotWithBody(
+      200,
+      R"({"url":"ws://127.0.0.1:)" + std::to_string(ntohs(address.sin_port)) +
+          R"(","shards":1,"session_start_limit":{"total":1000,"remaining":1000,"reset_after":0,)"
+          R"("max_concurrency":1}})",
+      1000);
+  StartUnready({"--connect-timeout", "300ms"});
+  ASSERT_TRUE(WaitForState(v1::SHARD_STATE_BACKING_OFF)) << server_->err();
+  EXPECT_THAT(Shard().reason(), HasSubstr("no connection"));
+  EXPECT_EQ(Shard().identifies(), 0u);
+  EXPECT_EQ(Shard().restarts(), 0u);
+  ::close(silent);
+}
 
 TEST_F(RecoveryTest, HelloTimesOut) {
   Start({"--hello-timeout", "300ms"});
