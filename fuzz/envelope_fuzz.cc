@@ -19,15 +19,17 @@ bool IsJson(std::string_view text) {
   return parser.parse(text.data(), text.size()).error() == simdjson::SUCCESS;
 }
 
-// Byte by byte, to hold the one by blocks against.
+// Byte by byte, to hold the one by blocks against. As there, and in simdjson, a backslash outside
+// of a string, which no JSON has, escapes as one within it does.
 int64_t Depth(std::string_view json) {
   int64_t depth = 0;
   int64_t deepest = 0;
   bool in_string = false;
   for (size_t i = 0; i < json.size(); ++i) {
     const char c = json[i];
-    if (in_string) {
-      if (c == '\\') ++i;
+    if (c == '\\') {
+      ++i;
+    } else if (in_string) {
       if (c == '"') in_string = false;
     } else if (c == '"') {
       in_string = true;
