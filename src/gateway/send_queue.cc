@@ -12,6 +12,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kAskAgain{1'000};
 // That commands may always be; heartbeats at such intervals break Discord's limit by themselves.
 constexpr size_t kLeastCommands = 10;
+// Heartbeats in a window that the server is expected to ask for at most.
+constexpr size_t kMostAskedBeats = 10;
 
 milliseconds Until(SteadyTime then, SteadyTime now) {
   return std::max(std::chrono::ceil<milliseconds>(then - now), milliseconds(1));
@@ -23,7 +25,7 @@ size_t SendQueue::CommandsPerWindow(milliseconds heartbeat_interval) {
   const milliseconds interval = std::max(heartbeat_interval, milliseconds(1));
   const auto beats =
       static_cast<size_t>((milliseconds(60'000) + interval - milliseconds(1)) / interval);
-  const size_t reserve = 2 * beats + 3;
+  const size_t reserve = beats + std::min(beats, kMostAskedBeats) + 3;
   return std::max(kPayloadsPerWindow - std::min(reserve, kPayloadsPerWindow), kLeastCommands);
 }
 

@@ -38,8 +38,8 @@ class SendQueue {
   static constexpr std::chrono::milliseconds kLongestWait{60'000};
 
   // Payloads that commands may be of those in a window. The rest is for heartbeats: one an
-  // interval, as many again that the server may ask for, and three for the limits' edges. Odd
-  // intervals leave some for commands all the same.
+  // interval, as many again (though not over ten) that the server may ask for, and three for the
+  // limits' edges. Odd intervals leave some for commands all the same.
   static size_t CommandsPerWindow(std::chrono::milliseconds heartbeat_interval);
 
   // `presence`: what IDENTIFY carries before any is sent, or empty.

@@ -171,6 +171,7 @@ TEST_F(SendQueueTest, HeartbeatsHaveTheirRoom) {
   EXPECT_EQ(SendQueue::CommandsPerWindow(60'000ms), 115u);
   EXPECT_EQ(SendQueue::CommandsPerWindow(59'999ms), 113u);
   EXPECT_EQ(SendQueue::CommandsPerWindow(3'600'000ms), 115u);
+  EXPECT_EQ(SendQueue::CommandsPerWindow(1'000ms), 47u);
   EXPECT_EQ(SendQueue::CommandsPerWindow(1ms), 10u);
   EXPECT_EQ(SendQueue::CommandsPerWindow(0ms), 10u);
 }
