@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "check.h"
 #include "gateway/envelope.h"
@@ -20,22 +21,23 @@ bool IsJson(std::string_view text) {
 }
 
 // Byte by byte, to hold the one by blocks against. As there, and in simdjson, a backslash outside
-// of a string, which no JSON has, escapes as one within it does.
+// of a string, which no JSON has, escapes a quote as well.
 int64_t Depth(std::string_view json) {
   int64_t depth = 0;
   int64_t deepest = 0;
   bool in_string = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
+  bool escapes = false;
+  for (const char c : json) {
     if (c == '\\') {
-      ++i;
-    } else if (in_string) {
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
+      escapes = !escapes;
+      continue;
+    }
+    const bool is_escaped = std::exchange(escapes, false);
+    if (c == '"') {
+      if (!is_escaped) in_string = !in_string;
+    } else if (!in_string && (c == '{' || c == '[')) {
       deepest = std::max(deepest, ++depth);
-    } else if (c == '}' || c == ']') {
+    } else if (!in_string && (c == '}' || c == ']')) {
       --depth;
     }
   }
