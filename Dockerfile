@@ -7,6 +7,8 @@ RUN scripts/install-packages build && rm -rf /var/lib/apt/lists/*
 COPY CMakeLists.txt CMakePresets.json ./
 COPY proto proto
 COPY src src
+COPY bench bench
+COPY fuzz fuzz
 COPY tests tests
 COPY scripts scripts
 RUN scripts/build release shardd

@@ -62,6 +62,7 @@ class EventSink {
  public:
   virtual ~EventSink() = default;
 
+  // An event during which it throws has not been taken, and comes again.
   virtual void OnDispatch(const Dispatch& dispatch) = 0;
   // In order with the dispatches around it: READY's own dispatch comes before the change to kReady.
   virtual void OnStateChange(const ShardInfo& shard) = 0;

@@ -146,6 +146,14 @@ absl::StatusOr<GatewayBot> Judge(const http::response<http::string_body>& respon
   return *std::move(bot);
 }
 
+std::string WhatOf(std::exception_ptr thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::exception& e) {
+    return std::string("internal error: ") + e.what();
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<GatewayBot> FetchGatewayBot(const RestOptions& options, std::stop_token stop) {
@@ -172,7 +180,7 @@ absl::StatusOr<GatewayBot> FetchGatewayBot(const RestOptions& options, std::stop
   }
   if (!done && stop.stop_requested()) return absl::CancelledError("stopped");
   if (!done) answer.failure = "no answer within " + std::to_string(options.timeout.count()) + " ms";
-  if (thrown != nullptr) answer.failure = "internal error";
+  if (thrown != nullptr) answer.failure = WhatOf(thrown);
   if (!answer.failure.empty()) {
     return absl::UnavailableError("no answer from " + url->authority() + ": " + answer.failure);
   }

@@ -71,11 +71,17 @@ void IdentifyGate::SetLimits(const Reading& reading, SteadyTime now) {
                          .believed = reading.remaining,
                          .rise_from = {}};
     // 0 while nothing of the day has been used.
-    if (reading.reset_after.count() <= 0) {
+    const bool is_unused = reading.reset_after.count() <= 0;
+    if (is_unused) {
       limits.day_had_begun = false;
       limits.renews_at = reading.asked_at + kDay;
     }
     limits.rise_from = limits.renews_at;
+    // Starts are gone and the day is over: it was read just as the day ended, and the next answer
+    // may well say more.
+    if (is_unused && reading.remaining < reading.total) {
+      limits.rise_from = reading.asked_at + kSlack;
+    }
     if (limits_ && reading.asked_at < limits_->rise_from) {
       // Without those that the earlier answer may have lacked: most likely it did not, and what is
       // taken off twice here would be missing until the day ends.
@@ -162,6 +168,12 @@ IdentifyGate::Verdict IdentifyGate::Identify(Ticket ticket, SteadyTime now) {
                                        : options_.ledger->WriteStart(place->shard_id, now);
       if (written.ok()) {
         verdict.kind = Verdict::kGranted;
+        // Discord's day begins with its first IDENTIFY.
+        if (limits_ && !limits_->day_had_begun) {
+          limits_->day_had_begun = true;
+          limits_->renews_at = now + kDay;
+          WriteLimitsLocked(now);
+        }
         bucket.last_identify = now;
         starts_.push_back(starts_.empty() ? now : std::max(now, starts_.back()));
         while (starts_.size() > kMostStarts || starts_.front() < now - kDay - 2 * kSlack) {
@@ -193,9 +205,13 @@ void IdentifyGate::Tick(SteadyTime now) {
       refresh_asked_.reset();
       fresh_since_ = now;
     }
-    // A new day has begun while shards wait for it.
+    // In a long wave others may spend the same budget; and the day may end while shards wait for
+    // it.
+    const bool may_admit = CoversLocked(Purpose::kRecovery, 0, now);
     const bool is_new_day = limits_ && now >= limits_->renews_at;
-    if (is_new_day && !bucket_of_.empty() && IsStaleLocked(now)) AskLocked(&due, now);
+    if ((may_admit || is_new_day) && !bucket_of_.empty() && IsStaleLocked(now)) {
+      AskLocked(&due, now);
+    }
     AdmitAllLocked(&due, now);
     WarnLocked(now);
   }

@@ -24,6 +24,11 @@ constexpr uint64_t kLargestGap = 1'000'000;
 // A server that skips numbers is believed after so many RESUMEs in a session that brought nothing.
 constexpr uint32_t kMaxGapResumes = 3;
 
+// Discord's have 32, and RESUME has to fit into kMaxPayloadBytes.
+constexpr size_t kMaxSessionIdBytes = 256;
+// That are remembered to be counted: many times what a shard may have.
+constexpr size_t kMaxGuilds = 100'000;
+
 // Discord's own default and least: GUILD_CREATE then leaves out the offline members of guilds above
 // it. The burst of these at the start is the largest load a shard ever has, and a bot that needs
 // all members asks for them (op 8) anyway.
@@ -243,7 +248,7 @@ void ShardProtocol::Received(std::string_view json, Now now) {
       OnDispatch(envelope, now);
       return;
     case Opcode::kHeartbeat:
-      SendHeartbeat(now);
+      SendHeartbeat(/*is_asked_for=*/true, now);
       return;
     case Opcode::kHeartbeatAck:
       beats_without_ack_ = 0;
@@ -317,10 +322,11 @@ void ShardProtocol::OnDispatch(const Envelope& envelope, Now now) {
   // Without a session there is nothing that a dispatch could belong to.
   if (!session_ || (phase_ != Phase::kReady && phase_ != Phase::kResuming)) return;
   const bool is_resumed = envelope.type == "RESUMED";
-  if (phase_ == Phase::kResuming) {
-    phase_deadline_ = now.steady + options_.timings.resume_timeout;
-  }
   if (!envelope.sequence || TakeSequence(*envelope.sequence, now)) {
+    // A replay that gets on is an answer; one that repeats itself is none.
+    if (phase_ == Phase::kResuming && envelope.sequence) {
+      phase_deadline_ = now.steady + options_.timings.resume_timeout;
+    }
     TrackGuilds(envelope);
     Emit(envelope, now);
     if (!is_resumed) silence_.OnEvent(now.steady);
@@ -344,6 +350,10 @@ void ShardProtocol::OnReady(const Envelope& envelope, Now now) {
     return;
   }
   if (session_) DropSession("READY of a new session came in place of RESUMED");
+  if (ready->session_id.size() > kMaxSessionIdBytes) {
+    actions_.emplace_back(action::Warn{"READY's session_id is too long for a RESUME"});
+    ready->session_id.clear();
+  }
   session_ = Session{.id = std::move(ready->session_id),
                      .resume_url = std::move(ready->resume_gateway_url),
                      .since = now.steady};
@@ -355,7 +365,9 @@ void ShardProtocol::OnReady(const Envelope& envelope, Now now) {
   }
   had_session_since_start_ = true;
   guilds_.clear();
-  guilds_.insert(ready->guilds.begin(), ready->guilds.end());
+  for (const uint64_t guild : ready->guilds) {
+    if (guilds_.size() < kMaxGuilds) guilds_.insert(guild);
+  }
   info_.guilds = static_cast<uint32_t>(guilds_.size());
   ++info_.session;
   if (envelope.sequence) TakeSequence(*envelope.sequence, now);
@@ -379,7 +391,7 @@ void ShardProtocol::BecomeReady(bool new_session, Now now) {
 void ShardProtocol::TrackGuilds(const Envelope& envelope) {
   if (envelope.guild_id == 0) return;
   if (envelope.type == "GUILD_CREATE") {
-    guilds_.insert(envelope.guild_id);
+    if (guilds_.size() < kMaxGuilds) guilds_.insert(envelope.guild_id);
   } else if (envelope.type == "GUILD_DELETE" && !IsUnavailable(envelope.data)) {
     guilds_.erase(envelope.guild_id);
   }
@@ -413,16 +425,29 @@ bool ShardProtocol::TakeSequence(uint64_t sequence, Now now) {
       return false;
     }
     if (tried) ++session_->gap_resumes;
-    actions_.emplace_back(
-        action::LoseSession{.session = info_.session,
-                            .last_sequence = *last,
-                            .last_event_unix_nanos = session_->last_event_unix_nanos,
-                            .reason = "SEQUENCE_GAP: " + found});
+    const bool skips = session_->gap_resumes >= kMaxGapResumes;
+    if (!skips || !std::exchange(session_->said_that_server_skips, true)) {
+      actions_.emplace_back(
+          action::LoseSession{.session = info_.session,
+                              .last_sequence = *last,
+                              .last_event_unix_nanos = session_->last_event_unix_nanos,
+                              .reason = "SEQUENCE_GAP: " + found +
+                                        (skips ? "; the server skips numbers, and further gaps of "
+                                                 "this session are not told"
+                                               : "")});
+    }
   }
   replayed_ = true;
   last = sequence;
   info_.sequence = sequence;
   return true;
+}
+
+void ShardProtocol::Unsettle(uint32_t session, uint64_t sequence) {
+  if (!session_ || session != info_.session || !session_->last_sequence) return;
+  if (sequence == 0 || sequence > *session_->last_sequence) return;
+  session_->last_sequence = sequence - 1;
+  info_.sequence = sequence - 1;
 }
 
 void ShardProtocol::Emit(const Envelope& envelope, Now now) {
@@ -441,11 +466,13 @@ void ShardProtocol::Emit(const Envelope& envelope, Now now) {
 
 // ---- Heartbeats ----
 
-void ShardProtocol::SendHeartbeat(Now now) {
+void ShardProtocol::SendHeartbeat(bool is_asked_for, Now now) {
   if (!unacknowledged_since_) unacknowledged_since_ = now.steady;
   const bool has_sequence = session_ && session_->last_sequence;
   const std::string data = has_sequence ? std::to_string(*session_->last_sequence) : "null";
-  actions_.emplace_back(action::Send{Payload(Opcode::kHeartbeat, data), true});
+  actions_.emplace_back(action::Send{.text = Payload(Opcode::kHeartbeat, data),
+                                     .is_heartbeat = true,
+                                     .is_asked_for = is_asked_for});
 }
 
 void ShardProtocol::BeatIfDue(Now now) {
@@ -468,18 +495,23 @@ void ShardProtocol::BeatIfDue(Now now) {
   bytes_since_beat_ = false;
   next_beat_ += heartbeat_interval_;
   if (next_beat_ <= now.steady) next_beat_ = now.steady + heartbeat_interval_;
-  SendHeartbeat(now);
+  SendHeartbeat(/*is_asked_for=*/false, now);
 }
 
 void ShardProtocol::LookForSilence(Now now) {
   const auto silence = silence_.Look(now.steady);
   if (!silence) return;
+  ++info_.silences;
+  info_.last_silence = now.wall;
   actions_.emplace_back(action::ReportSilence{*silence});
   End(EndCause::kSilence, "", now);
 }
 
 void ShardProtocol::Tick(Now now) {
-  if (next_beat_ != SteadyTime::max() && now.steady - next_beat_ > options_.timings.stall_limit) {
+  // Elsewhere the answer that is waited for may have come, and ends the wait without a loss.
+  const bool stalled =
+      next_beat_ != SteadyTime::max() && now.steady - next_beat_ > options_.timings.stall_limit;
+  if (phase_ == Phase::kReady && stalled) {
     End(EndCause::kStalled, "", now);
     return;
   }
@@ -563,7 +595,8 @@ void ShardProtocol::EndWith(const Aftermath& aftermath, std::string reason, bool
   if (aftermath.died || identify_failed || lost_soon) {
     Die(std::move(reason), delay, now);
   } else {
-    Retry(retry_at_once && session_ ? milliseconds(0) : delay, std::move(reason), now);
+    const bool at_once = retry_at_once && session_ && aftermath.pause == Pause::kNone;
+    Retry(at_once ? milliseconds(0) : delay, std::move(reason), now);
   }
 }
 

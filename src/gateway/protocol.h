@@ -59,7 +59,8 @@ struct Connect {
 };
 struct Send {
   std::string text;
-  bool is_heartbeat = false;  // the sink is flushed before it goes out
+  bool is_heartbeat = false;
+  bool is_asked_for = false;  // by the server, between those of the schedule
 };
 // Close the present connection. What it still brings is of no interest.
 struct Close {
@@ -154,6 +155,8 @@ class ShardProtocol {
   // The connection ended from outside: with a close frame (`code`, or none in it), or without one.
   void Closed(std::optional<uint16_t> code, Now now);
   void ConnectionLost(std::string_view why, Now now);
+  // The sink has not taken this event: it is to come again.
+  void Unsettle(uint32_t session, uint64_t sequence);
   // What serves the shard has thrown an exception.
   void Crashed(std::string_view why, Now now);
   void Tick(Now now);
@@ -198,6 +201,7 @@ class ShardProtocol {
     std::optional<uint64_t> resumed_for_gap_after{};
     uint32_t gap_resumes = 0;  // those that brought nothing
     bool warned_of_doubles = false;
+    bool said_that_server_skips = false;
   };
 
   bool connected() const;
@@ -215,7 +219,7 @@ class ShardProtocol {
   void RequestSessionStart();
   void SendIdentify(Now now);
   void SendResume(Now now);
-  void SendHeartbeat(Now now);
+  void SendHeartbeat(bool is_asked_for, Now now);
   void BeatIfDue(Now now);
   void LookForSilence(Now now);
 

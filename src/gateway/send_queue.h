@@ -32,6 +32,7 @@ class SendQueue {
   static constexpr std::chrono::milliseconds kPayloadWindow{60'500};
   static constexpr size_t kPresencesPerWindow = 5;
   static constexpr std::chrono::milliseconds kPresenceWindow{20'500};
+  static constexpr size_t kKeptForBeats = 3;
   // Commands that wait, of at most kMaxPayloadBytes each.
   static constexpr size_t kMostWaiting = 256;
   // How long a command without a deadline waits at most.
@@ -65,6 +66,11 @@ class SendQueue {
   void BecomeReady(std::chrono::milliseconds heartbeat_interval, SteadyTime now);
   // Any payload has been written to the connection.
   void Written(SteadyTime now) { payloads_.Record(now); }
+  // Whether a heartbeat that the server asks for may still go, behind `queued` other payloads: some
+  // room stays for those of the schedule.
+  bool HasRoomForAskedBeat(size_t queued, SteadyTime now) const {
+    return payloads_.FreeAt(kPayloadsPerWindow - kKeptForBeats, now, queued) <= now;
+  }
 
   // The next command, if one may go now. Its replies are the caller's: more than one where a
   // presence has replaced others.

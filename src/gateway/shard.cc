@@ -16,6 +16,9 @@ namespace {
 // How often a shard in the gate looks whether Discord's day of session starts has begun anew.
 constexpr std::chrono::seconds kGateTick{1};
 
+// Before a shard whose recovery from an exception threw as well tries again.
+constexpr std::chrono::seconds kBrokenPause{1};
+
 // Payloads that wait for the one being written. A shard has one or two to send at a time.
 constexpr size_t kMaxQueued = 16;
 
@@ -100,13 +103,17 @@ Shard::Shard(ProtocolOptions options, ShardContext* context)
 Now Shard::TimeNow() const { return {context_->clock.Steady(), context_->clock.Wall()}; }
 
 void Shard::Start() {
-  protocol_.Start(TimeNow());
-  Perform();
+  Guarded([this] {
+    protocol_.Start(TimeNow());
+    Perform();
+  });
 }
 
 void Shard::Stop(bool keep_session) {
-  protocol_.Stop(keep_session, TimeNow());
-  Perform();
+  Guarded([&] {
+    protocol_.Stop(keep_session, TimeNow());
+    Perform();
+  });
 }
 
 void Shard::AbortConnections() {
@@ -122,11 +129,15 @@ bool Shard::has_connections() const {
 // ---- What the protocol decided ----
 
 void Shard::Perform() {
+  Guarded([this] { PerformActions(); });
+}
+
+void Shard::PerformActions() {
   // Performing one may bring further ones.
   while (!protocol_.actions().empty()) {
     performing_.swap(protocol_.actions());
-    for (Action& each : performing_) {
-      std::visit([this](auto& a) { Do(a); }, each);
+    for (performed_ = 0; performed_ < performing_.size(); ++performed_) {
+      std::visit([this](auto& a) { Do(a); }, performing_[performed_]);
     }
     performing_.clear();
   }
@@ -140,6 +151,7 @@ void Shard::Do(action::EmitDispatch& a) {
   context_->sink_touched = true;
   context_->sink.OnDispatch(a.dispatch);
   if (a.dispatch.type != "RATE_LIMITED") return;
+  a.dispatch.sequence = 0;  // taken, whatever is thrown from here on
   if (const auto limited = ParseRateLimited(a.dispatch.data)) {
     context_->members.Block(limited->guild_id, limited->retry_after, TimeNow().steady);
     PumpSends();
@@ -208,6 +220,8 @@ void Shard::Do(action::Warn& a) {
 void Shard::Do(action::EnterGate& a) { EnterGate(a.is_recovery); }
 
 void Shard::EnterGate(bool is_recovery) {
+  // A place that nobody takes any more would hold up its bucket for ever.
+  if (ticket_ != 0) context_->gate.Leave(std::exchange(ticket_, 0), TimeNow().steady);
   const uint64_t entry = ++gate_entries_;
   // The gate calls from any thread, and perhaps within Enter.
   auto admit = [this, entry](SteadyTime not_before) {
@@ -272,10 +286,13 @@ void Shard::Do(action::Connect& a) {
 
 void Shard::Do(action::Send& a) {
   if (connection_ == nullptr) return;
-  // A server that asks for heartbeats without reading them must not fill the memory.
-  if (a.is_heartbeat && connection_->outgoing.size() >= kMaxQueued) return;
-  // A heartbeat tells Discord what it need not send again.
-  if (a.is_heartbeat) context_->sink.Flush();
+  const size_t queued = connection_->outgoing.size();
+  // A server that asks for heartbeats without reading them must not fill the memory, ...
+  if (a.is_heartbeat && queued >= kMaxQueued) return;
+  // ... nor one that asks without end have us break its own limit.
+  if (a.is_asked_for && !sends_.HasRoomForAskedBeat(queued, TimeNow().steady)) return;
+  // A heartbeat or a RESUME tells Discord what it need not send again.
+  context_->sink.Flush();
   connection_->outgoing.push_back(std::move(a.text));
   StartWriting();
 }
@@ -301,6 +318,7 @@ void Shard::Do(action::Close& a) {
 
 void Shard::ArmTimer() {
   SteadyTime at = std::min(protocol_.deadline(), sends_at_);
+  if (is_broken_) at = TimeNow().steady + kBrokenPause;
   if (at == SteadyTime::max() && ticket_ == 0) {
     ++timer_generation_;
     timer_at_ = at;
@@ -319,6 +337,10 @@ void Shard::ArmTimer() {
 
 void Shard::OnTimer() {
   timer_at_ = SteadyTime::max();
+  if (std::exchange(is_broken_, false)) {
+    OnException("the attempt to recover threw as well");
+    return;
+  }
   Guarded([this] {
     const Now now = TimeNow();
     if (ticket_ != 0) {
@@ -349,13 +371,31 @@ void Shard::Guarded(Function function) {
 
 void Shard::OnException(const char* what) {
   log::Error("shard died of an exception", {{"shard", name_}, {"what", what}});
+  // What was not performed is void, but no event may be lost by it: RESUME brings it again.
+  for (size_t i = performed_; i < performing_.size(); ++i) {
+    const auto* emit = std::get_if<action::EmitDispatch>(&performing_[i]);
+    if (emit != nullptr) protocol_.Unsettle(emit->dispatch.session, emit->dispatch.sequence);
+  }
   performing_.clear();
+  for (const Action& each : protocol_.actions()) {
+    const auto* emit = std::get_if<action::EmitDispatch>(&each);
+    if (emit != nullptr) protocol_.Unsettle(emit->dispatch.session, emit->dispatch.sequence);
+  }
   protocol_.actions().clear();
   if (const ConnectionPtr connection = std::exchange(connection_, nullptr)) {
     connection->transport->Abort();
   }
-  protocol_.Crashed(what, TimeNow());
-  Perform();
+  if (ticket_ != 0) context_->gate.Leave(std::exchange(ticket_, 0), TimeNow().steady);
+  try {
+    protocol_.Crashed(what, TimeNow());
+    PerformActions();
+  } catch (const std::exception&) {
+    // Not at once again, or an exception that stays would keep the worker busy.
+    performing_.clear();
+    protocol_.actions().clear();
+    is_broken_ = true;
+    ArmTimer();
+  }
 }
 
 // ---- Commands ----
@@ -435,6 +475,8 @@ Awaitable<void> Shard::Run(ConnectionPtr connection, std::string url) {
     if (connection != connection_) co_return;
   }
   connection_ = nullptr;
+  // A write may wait for a server that has stopped reading; nothing comes of this connection now.
+  connection->transport->Abort();
   if (connection->transport->closed_by_peer()) {
     protocol_.Closed(connection->transport->close_code(), TimeNow());
   } else {
@@ -504,10 +546,12 @@ Awaitable<void> Shard::CloseGently(ConnectionPtr connection, uint16_t code) {
 
 void Shard::OnEnd(const ConnectionPtr& connection, std::exception_ptr error) {
   if (error == nullptr) return;
-  const bool is_present = connection == connection_;
   connection->transport->Abort();
-  if (!is_present) return;
-  Guarded([&] { std::rethrow_exception(error); });
+  // Not within the call that started the coroutine.
+  asio::post(context_->io, [this, connection, error] {
+    if (connection_ != nullptr && connection != connection_) return;
+    Guarded([&] { std::rethrow_exception(error); });
+  });
 }
 
 }  // namespace shardd::gateway

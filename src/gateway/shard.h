@@ -76,6 +76,7 @@ class Shard {
 
   Now TimeNow() const;
   void Perform();
+  void PerformActions();
   void Do(action::EmitDispatch& a);
   void Do(action::Send& a);
   void Do(action::ChangeState& a);
@@ -115,6 +116,8 @@ class Shard {
   std::string presence_;  // that protocol_ knows
   ShardProtocol protocol_;
   std::vector<Action> performing_;  // its actions, while they are performed
+  size_t performed_ = 0;            // of them
+  bool is_broken_ = false;          // the recovery from an exception threw as well
   ConnectionPtr connection_;        // the present one
   std::vector<std::weak_ptr<Connection>> connections_;
   boost::asio::steady_timer timer_;

@@ -43,6 +43,8 @@ struct ShardInfo {
   uint64_t identifies = 0;                  // IDENTIFYs sent
   std::optional<WallTime> connected_since;  // of the present connection, once READY or RESUMED
   std::optional<WallTime> last_event_at;
+  uint64_t silences = 0;  // that were told: silence_detector.h
+  std::optional<WallTime> last_silence;
   std::optional<WallTime> retry_at;  // while backing off or in a crash loop
 };
 

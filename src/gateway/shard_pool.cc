@@ -30,6 +30,8 @@ namespace asio = boost::asio;
 
 // Under load there is always something more to read; what has come must be published all the same.
 constexpr size_t kMaxRoundDispatches = 1024;
+// A server may keep a worker busy without a dispatch, too; those of others must not wait for that.
+constexpr size_t kMaxRoundHandlers = 16 * kMaxRoundDispatches;
 
 // One thread with its event loop, its sink and its shards. Shards are made, used and destroyed on
 // the thread, or when it has ended.
@@ -133,8 +135,9 @@ class Worker {
   void Loop() {
     ::pthread_setname_np(::pthread_self(), "shardd-gateway");
     while (Turn([this] { return io_.run_one(); }) > 0) {
-      while (context_.dispatches < kMaxRoundDispatches &&
-             Turn([this] { return io_.poll_one(); }) > 0) {
+      for (size_t handlers = 0;
+           handlers < kMaxRoundHandlers && context_.dispatches < kMaxRoundDispatches; ++handlers) {
+        if (Turn([this] { return io_.poll_one(); }) == 0) break;
       }
       const size_t dispatches = context_.dispatches;
       EndRound();
@@ -255,9 +258,11 @@ class ShardPool::Core {
       return absl::UnavailableError(
           "the gateway's address is not known yet: Discord has not answered /gateway/bot");
     }
-    const uint32_t needed = StartsNeeded(shard_ids, shard_count);
+    const StartsNeeded starts = CountStartsNeeded(shard_ids, shard_count);
+    const uint32_t needed = starts.now + starts.before;
     const SessionBudget budget = gate_.budget(clock_.Steady());
-    if (needed > 0 && uint64_t{needed} + budget.reserve > budget.remaining) {
+    // What only resumes costs nothing, whoever else waits.
+    if (starts.now > 0 && uint64_t{needed} + budget.reserve > budget.remaining) {
       return absl::ResourceExhaustedError(
           "starting these shards would take the IDENTIFYs that are due to " +
           std::to_string(needed) + ", but of " + std::to_string(budget.total) +
@@ -362,19 +367,22 @@ class ShardPool::Core {
     for (auto& each : done) each.wait();
   }
 
-  // IDENTIFYs that are still to be sent if these shards are started: theirs, and those of others
-  // that wait already.
-  uint32_t StartsNeeded(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
-    std::atomic<uint32_t> needed = 0;
+  // IDENTIFYs that are still to be sent if these shards are started.
+  struct StartsNeeded {
+    uint32_t now = 0;     // for them
+    uint32_t before = 0;  // for those that wait already
+  };
+  StartsNeeded CountStartsNeeded(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
+    std::atomic<uint32_t> now = 0, before = 0;
     RunOnAll([&](Worker& worker) {
-      worker.ForEach([&](Shard& shard) { needed += shard.needs_session_start() ? 1 : 0; });
+      worker.ForEach([&](Shard& shard) { before += shard.needs_session_start() ? 1 : 0; });
       for (const uint32_t id : shard_ids) {
         if (&WorkerOf(id) != &worker) continue;
         const Shard* shard = worker.Find({id, shard_count});
-        if (shard == nullptr || (!shard->is_running() && !shard->has_session())) ++needed;
+        if (shard == nullptr || (!shard->is_running() && !shard->has_session())) ++now;
       }
     });
-    return needed;
+    return {.now = now, .before = before};
   }
 
   const ShardPoolOptions options_;

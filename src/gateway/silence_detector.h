@@ -33,7 +33,7 @@ class SilenceDetector {
   void End() { next_look_ = SteadyTime::max(); }
   // An event came, other than READY and RESUMED.
   void OnEvent(SteadyTime now) {
-    ++events_;
+    if (now >= sampled_at_) ++events_;
     last_event_ = now;
     reported_ = false;
   }

@@ -72,6 +72,8 @@ v1::ShardStatus ToProto(const gateway::ShardInfo& shard) {
   if (shard.last_event_at.has_value()) {
     *proto.mutable_last_event_at() = ToProto(*shard.last_event_at);
   }
+  proto.set_silences(shard.silences);
+  if (shard.last_silence.has_value()) *proto.mutable_last_silence() = ToProto(*shard.last_silence);
   if (shard.retry_at.has_value()) *proto.mutable_retry_at() = ToProto(*shard.retry_at);
   return proto;
 }

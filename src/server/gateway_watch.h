@@ -40,7 +40,9 @@ class GatewayWatch {
   // watch; its pool's workers may ask for a reading until the pool has stopped.
   GatewayWatch(GatewayWatchOptions options, ShardDirector& director, ShardBoard& board,
                std::function<void(int exit_code)> on_fatal);
-  // Stops asking.
+  // Asks no more; the destructor waits for a request that is under way, and resolving a name can
+  // take its time.
+  void BeginStop() { thread_.request_stop(); }
   ~GatewayWatch();
 
  private:

@@ -13,6 +13,7 @@ LogSink::LogSink(events::Log& log, ShardBoard& board, std::function<void()> on_s
     : log_(log), board_(board), on_state_change_(std::move(on_state_change)) {}
 
 void LogSink::OnDispatch(const gateway::Dispatch& dispatch) {
+  if (round_.bytes() > kMaxRoundBytes) log_.Append(round_);
   round_.Add({.shard = dispatch.shard,
               .session = dispatch.session,
               .sequence = dispatch.sequence,
@@ -20,7 +21,6 @@ void LogSink::OnDispatch(const gateway::Dispatch& dispatch) {
               .received_unix_nanos = dispatch.received_unix_nanos,
               .type = dispatch.type,
               .data = dispatch.data});
-  if (round_.bytes() > kMaxRoundBytes) log_.Append(round_);
 }
 
 void LogSink::OnStateChange(const gateway::ShardInfo& shard) {

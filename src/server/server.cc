@@ -161,7 +161,7 @@ class Server::Parts {
     const SteadyTime deadline = SteadyClock::now() + config_.drain_timeout;
     board_.SetStopping();
     fan_out_.Signal();
-    gateway_watch_.reset();
+    if (gateway_watch_ != nullptr) gateway_watch_->BeginStop();
     // First the shards, so that streams can deliver the last event and then end.
     pool_.Stop(config_.drain_timeout / 2);
     if (grpc_ != nullptr) {
@@ -181,6 +181,7 @@ class Server::Parts {
     fan_out_.Stop();
     admin_.reset();
     grpc_.reset();
+    gateway_watch_.reset();
   }
 
   const std::string& address() const { return address_; }

@@ -119,7 +119,13 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
       const SteadyTime now = SteadyClock::now();
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
           budget.renews_at.value_or(now) - now);
-      return WithReason(status, reason::kSessionBudgetSpent, std::max(left, kAskAgain));
+      std::string message(status.message());
+      if (budget.renews_at.has_value()) {
+        absl::StrAppend(&message, ". Discord grants all anew in ",
+                        std::chrono::ceil<std::chrono::minutes>(left).count(), " min");
+      }
+      return Error(absl::StatusCode::kResourceExhausted, reason::kSessionBudgetSpent, message,
+                   std::max(left, kAskAgain));
     }
     return WithReason(status, reason::kServerStopping);
   }

@@ -422,6 +422,28 @@ TEST_F(PoolTest, AGapInTheSequenceIsFilledByResume) {
   EXPECT_THAT(recorder_.losses(), SizeIs(0));
 }
 
+TEST_F(PoolTest, AServerThatAsksForHeartbeatsWithoutEndGetsNoMoreThanItAllows) {
+  StartReady();
+  for (int i = 0; i < 300; ++i) discord_->RequestHeartbeat();
+  // Answered like the others, behind them.
+  discord_->EmitTraffic(10);
+  ExpectSame(kOnly, 1, SessionId());
+  EXPECT_FALSE(discord_->counters().server_closes.contains(4008));
+  EXPECT_EQ(Info().resumes, 0u);
+  EXPECT_GT(discord_->counters().heartbeats, 50u);
+}
+
+TEST_F(PoolTest, ASpawnThatOnlyResumesNeedsNoSessionStart) {
+  discord_options_.session_starts_total = 2;
+  StartReady(2);
+  pool_->Kill(std::vector<uint32_t>{0}, 2, /*keep_session=*/true);
+  discord_->SendInvalidSession(ShardId{1, 2}, /*resumable=*/false);
+  ASSERT_TRUE(WaitForState({1, 2}, ShardState::kWaitingToIdentify));
+  const absl::Status status = pool_->Spawn(std::vector<uint32_t>{0}, 2);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_TRUE(WaitForResumes(1, {0, 2}));
+}
+
 TEST_F(PoolTest, CloseCodesThatStop) {
   StartReady();
   for (const uint16_t code : {4004, 4010, 4011, 4012, 4013, 4014}) {

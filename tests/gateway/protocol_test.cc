@@ -303,9 +303,10 @@ TEST_F(ShardProtocolTest, AServerThatSkipsNumbersIsBelievedInTheEnd) {
     Resumed(++s);
   }
   Done();
-  Event(s += 2);
-  EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 1:"), StartsWith("emit X 1:")));
+  for (int i = 0; i < 100; ++i) Event(s += 2);
   EXPECT_EQ(state(), ShardState::kReady);
+  // It was said with the last of the three, and is not said for ever.
+  EXPECT_THAT(Done(), ::testing::Each(StartsWith("emit X 1:")));
 }
 
 TEST_F(ShardProtocolTest, ANumberThatCannotBeDiscordsIsGarbageAndLeavesNoTrace) {

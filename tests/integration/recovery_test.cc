@@ -303,7 +303,7 @@ TEST_F(RecoveryTest, HelloTimesOut) {
 TEST_F(RecoveryTest, IdentifyTimesOut) {
   discord_ = std::make_unique<Simulator>(options_);
   discord_->IgnoreNextIdentifies(1);
-  StartUnready({"--identify-timeout", "300ms"});
+  StartUnready({"--identify-timeout", "2s"});
   ASSERT_TRUE(WaitForState(v1::SHARD_STATE_READY)) << server_->err();
   EXPECT_EQ(Shard().restarts(), 1u);
   EXPECT_EQ(Shard().identifies(), 2u);
@@ -324,17 +324,19 @@ TEST_F(RecoveryTest, ResumeTimesOutAndTheSessionIsGivenUpInTheEnd) {
 
 TEST_F(RecoveryTest, ASilentShardIsReportedAndResumedOnce) {
   options_.heartbeat_interval = std::chrono::milliseconds(200);
-  Start({"--silence-after", "400ms"});
+  Start({"--silence-after", "1s"});
   discord_->SetRate(500);
-  ASSERT_TRUE(Eventually([&] { return Shard().events() > 1200; }));
+  ASSERT_TRUE(Eventually([&] { return Shard().events() > 2500; }));
   discord_->SetRate(0);
   ASSERT_TRUE(WaitForResumes(1)) << server_->err();
   ASSERT_TRUE(WaitForOwnEvent("SHARDD_SHARD_SILENT"));
   EXPECT_TRUE(server_->WaitForLog("shard is silent"));
   const uint64_t heartbeats = discord_->counters().heartbeats;
   ASSERT_TRUE(
-      discord_->WaitUntil([&] { return discord_->counters().heartbeats > heartbeats + 8; }));
+      discord_->WaitUntil([&] { return discord_->counters().heartbeats > heartbeats + 15; }));
   EXPECT_EQ(Shard().resumes(), 1u);
+  EXPECT_EQ(Shard().silences(), 1u);
+  EXPECT_TRUE(Shard().has_last_silence());
   EXPECT_EQ(OwnEvents("SHARDD_SHARD_SILENT").size(), 1u);
   EXPECT_EQ(Shard().restarts(), 0u);
 }

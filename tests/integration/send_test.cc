@@ -58,8 +58,9 @@ class SendTest : public ::testing::Test {
   }
   void StartReady(uint32_t shards = 4) {
     Start({"--shard-count", std::to_string(shards), "--hello-timeout", hello_timeout_});
-    ASSERT_TRUE(WaitForState(0, v1::SHARD_STATE_READY));
-    ASSERT_TRUE(WaitForState(shards - 1, v1::SHARD_STATE_READY));
+    for (uint32_t id = 0; id < shards; ++id) {
+      ASSERT_TRUE(WaitForState(id, v1::SHARD_STATE_READY));
+    }
   }
 
   bool WaitForState(uint32_t shard_id, v1::ShardState state) {
@@ -185,7 +186,7 @@ TEST_F(SendTest, AStoppedOrFailedShardTakesNoCommands) {
   StartReady();
   Kill(1);
   EXPECT_ANSWER(Send(ToShard(1, 4, "{}")), FAILED_PRECONDITION, "SHARD_NOT_RUNNING", "shard 1/4");
-  discord_->CloseWith(ShardId{2, 4}, 4014);
+  ASSERT_EQ(discord_->CloseWith(ShardId{2, 4}, 4014), 1u);
   ASSERT_TRUE(WaitForState(2, v1::SHARD_STATE_FAILED));
   EXPECT_ANSWER(Send(ToShard(2, 4, "{}")), FAILED_PRECONDITION, "SHARD_NOT_RUNNING", "Stats");
 }
