@@ -381,7 +381,8 @@ Ledger::Contents Ledger::Load(SteadyTime now, std::chrono::nanoseconds oldest) c
                             (day_had_begun ? ms(read.renews_in_ms) : kDay),
                .day_had_begun = day_had_begun,
                .believed = read.believed,
-               .rise_from = (read.boot == boot_ ? written : now) + ms(read.rise_in_ms)};
+               // Decides only how far a new answer of Discord's is believed.
+               .rise_from = written + ms(read.rise_in_ms)};
   }
   for (const Start& start : starts_) {
     if (start.number == 0) continue;

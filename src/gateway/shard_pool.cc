@@ -140,7 +140,7 @@ class Worker {
         if (Turn([this] { return io_.poll_one(); }) == 0) break;
       }
       const size_t dispatches = context_.dispatches;
-      EndRound();
+      Turn([this] { return EndRound(), size_t{1}; });
       const bool drained = dispatches < kMaxRoundDispatches;
       if (dispatches > 0 && drained && !stopping_ && options_.batch_delay.count() > 0) {
         std::this_thread::sleep_for(options_.batch_delay);
@@ -167,7 +167,9 @@ class Worker {
 
   void PublishAndFlush() {
     Publish();
-    if (std::exchange(context_.sink_touched, false)) sink_->Flush();
+    if (!context_.sink_touched) return;
+    sink_->Flush();
+    context_.sink_touched = false;  // not if it has thrown: then it is tried again
   }
 
   void Publish() {

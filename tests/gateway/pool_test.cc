@@ -33,6 +33,42 @@ using ::testing::StartsWith;
 
 constexpr ShardId kOnly{0, 1};
 
+// Throws once, at the n-th call of one of its methods, and does what it should at all others.
+class ThrowingSink final : public EventSink {
+ public:
+  enum Method { kDispatch, kState, kLost, kFlush };
+  ThrowingSink(std::unique_ptr<EventSink> sink, Method method, int at)
+      : sink_(std::move(sink)), method_(method), left_(at) {}
+
+  void OnDispatch(const Dispatch& dispatch) override {
+    Count(kDispatch);
+    sink_->OnDispatch(dispatch);
+  }
+  void OnStateChange(const ShardInfo& shard) override {
+    Count(kState);
+    sink_->OnStateChange(shard);
+  }
+  void OnSessionLost(const LostSession& lost) override {
+    Count(kLost);
+    sink_->OnSessionLost(lost);
+  }
+  void OnSkippedEvent(const SkippedEvent& skipped) override { sink_->OnSkippedEvent(skipped); }
+  void OnCrashLoop(const CrashLoop& loop) override { sink_->OnCrashLoop(loop); }
+  void OnSilence(const ShardSilence& silence) override { sink_->OnSilence(silence); }
+  void Flush() override {
+    Count(kFlush);
+    sink_->Flush();
+  }
+
+ private:
+  void Count(Method method) {
+    if (method == method_ && --left_ == 0) throw std::bad_alloc();
+  }
+  const std::unique_ptr<EventSink> sink_;
+  const Method method_;
+  int left_;
+};
+
 class PoolTest : public ::testing::Test {
  protected:
   PoolTest() {
@@ -70,7 +106,10 @@ class PoolTest : public ::testing::Test {
   // Discord and a pool that knows it, without shards.
   void StartPool() {
     if (discord_ == nullptr) StartDiscord();
-    pool_ = std::make_unique<ShardPool>(options_, [this] { return recorder_.MakeSink(); });
+    pool_ = std::make_unique<ShardPool>(options_, [this]() -> std::unique_ptr<EventSink> {
+      if (throw_at_ == 0) return recorder_.MakeSink();
+      return std::make_unique<ThrowingSink>(recorder_.MakeSink(), throw_in_, throw_at_);
+    });
     const auto bot = Fetch();
     ASSERT_TRUE(bot.ok()) << bot.status();
     pool_->SetGatewayBot(*bot);
@@ -140,6 +179,8 @@ class PoolTest : public ::testing::Test {
 
   SimulatorOptions discord_options_;
   ShardPoolOptions options_;
+  ThrowingSink::Method throw_in_ = ThrowingSink::kDispatch;
+  int throw_at_ = 0;  // never
   Recorder recorder_;
   std::unique_ptr<Simulator> discord_;
   std::unique_ptr<ShardPool> pool_;
@@ -420,6 +461,57 @@ TEST_F(PoolTest, AGapInTheSequenceIsFilledByResume) {
   discord_->EmitTraffic(10);
   ExpectSame(kOnly, 1, SessionId());
   EXPECT_THAT(recorder_.losses(), SizeIs(0));
+}
+
+struct Throw {
+  ThrowingSink::Method method;
+  int at;
+};
+class ThrowTest : public PoolTest, public ::testing::WithParamInterface<Throw> {};
+
+TEST_P(ThrowTest, CostsNoEventAndNoShard) {
+  throw_in_ = GetParam().method;
+  throw_at_ = GetParam().at;
+  options_.threads = 1;
+  StartReady();
+  discord_->EmitTraffic(30);
+  discord_->SendInvalidSession({}, /*resumable=*/true);
+  discord_->EmitTraffic(30);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kReady));
+  ExpectSame(kOnly, 1, SessionId());
+  // A second one where the first was sent, and READY had not come.
+  EXPECT_LE(discord_->counters().identifies, 2u);
+  // An operator is heard as ever.
+  pool_->Kill(std::vector<uint32_t>{0}, 1, /*keep_session=*/false);
+  EXPECT_EQ(Info().state, ShardState::kStopped);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    AtAnyTime, ThrowTest,
+    ::testing::Values(Throw{ThrowingSink::kDispatch, 1}, Throw{ThrowingSink::kDispatch, 2},
+                      Throw{ThrowingSink::kDispatch, 12}, Throw{ThrowingSink::kDispatch, 40},
+                      Throw{ThrowingSink::kDispatch, 55}, Throw{ThrowingSink::kState, 1},
+                      Throw{ThrowingSink::kState, 2}, Throw{ThrowingSink::kState, 3},
+                      Throw{ThrowingSink::kState, 4}, Throw{ThrowingSink::kState, 5},
+                      Throw{ThrowingSink::kState, 6}, Throw{ThrowingSink::kState, 7},
+                      Throw{ThrowingSink::kState, 8}, Throw{ThrowingSink::kFlush, 1},
+                      Throw{ThrowingSink::kFlush, 2}, Throw{ThrowingSink::kFlush, 3},
+                      Throw{ThrowingSink::kFlush, 5}, Throw{ThrowingSink::kFlush, 8}),
+    [](const auto& test) {
+      return std::string(test.param.method == ThrowingSink::kDispatch ? "Dispatch"
+                         : test.param.method == ThrowingSink::kState  ? "State"
+                                                                      : "Flush") +
+             std::to_string(test.param.at);
+    });
+
+TEST_F(PoolTest, ASessionLossThatCannotBeToldAtOnceEndsNothing) {
+  throw_in_ = ThrowingSink::kLost;
+  throw_at_ = 1;
+  options_.threads = 1;
+  StartReady();
+  discord_->SendInvalidSession({}, /*resumable=*/false);
+  ASSERT_TRUE(WaitForSession(2));
+  ExpectSame(kOnly, 2, SessionId());
 }
 
 TEST_F(PoolTest, AServerThatAsksForHeartbeatsWithoutEndGetsNoMoreThanItAllows) {
