@@ -207,9 +207,8 @@ void IdentifyGate::Tick(SteadyTime now) {
     }
     // In a long wave others may spend the same budget; and the day may end while shards wait for
     // it.
-    const bool may_admit = CoversLocked(Purpose::kRecovery, 0, now);
     const bool is_new_day = limits_ && now >= limits_->renews_at;
-    if ((may_admit || is_new_day) && !bucket_of_.empty() && IsStaleLocked(now)) {
+    if (IsStaleLocked(now) && !bucket_of_.empty() && (is_new_day || MayAdmitLocked(now))) {
       AskLocked(&due, now);
     }
     AdmitAllLocked(&due, now);
@@ -349,6 +348,17 @@ void IdentifyGate::WriteLimitsLocked(SteadyTime now) {
 
 bool IdentifyGate::IsStaleLocked(SteadyTime now) const {
   return refresh_ && limits_ && (!fresh_since_ || now - *fresh_since_ > options_.fresh_for);
+}
+
+// Whether anybody here waits for a turn alone, and not for the budget.
+bool IdentifyGate::MayAdmitLocked(SteadyTime now) const {
+  if (CoversLocked(Purpose::kStart, 0, now)) return true;
+  if (!CoversLocked(Purpose::kRecovery, 0, now)) return false;
+  return std::ranges::any_of(buckets_, [](const auto& bucket) {
+    return std::ranges::any_of(bucket.second.places, [](const Place& place) {
+      return place.purpose == Purpose::kRecovery;
+    });
+  });
 }
 
 void IdentifyGate::AskLocked(Due* due, SteadyTime now) {

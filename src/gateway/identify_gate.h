@@ -148,6 +148,7 @@ class IdentifyGate {
   void AdmitAllLocked(Due* due, SteadyTime now);
   void AskLocked(Due* due, SteadyTime now);
   bool IsStaleLocked(SteadyTime now) const;
+  bool MayAdmitLocked(SteadyTime now) const;
   void RegroupLocked(uint32_t max_concurrency);
   Bucket& BucketLocked(uint32_t shard_id);
   void WriteLimitsLocked(SteadyTime now);

@@ -446,6 +446,29 @@ TEST_F(WaveTest, DoesNotWaitForEver) {
   EXPECT_THAT(admitted_, ElementsAre(0));
 }
 
+TEST_F(WaveTest, ThatIsLongHasTheLimitsReadAgainOnTheWay) {
+  Limits(1, 1000, 1h);
+  for (uint32_t shard = 0; shard < 20; ++shard) Enter(shard);
+  for (uint32_t shard = 0; shard < 5; ++shard) {
+    Identify(shard);
+    Advance(5100ms);
+  }
+  EXPECT_EQ(refreshes_, 0);
+  Advance(5s);
+  EXPECT_EQ(refreshes_, 1);
+  // Others have spent the rest meanwhile.
+  Limits(1, 0, 1h);
+  Leave(5);
+  EXPECT_EQ(admitted_.size(), 6u);
+}
+
+TEST_F(WaveTest, ThatWaitsForTheResetDoesNotAskAllDay) {
+  Limits(1, 0, 12h);
+  Enter(0);
+  for (int i = 0; i < 100; ++i) Advance(1min);
+  EXPECT_EQ(refreshes_, 0);
+}
+
 TEST_F(WaveTest, ThatWaitsForANewDayHasItReadFirst) {
   Limits(1, 0, 1h);
   Enter(0);
