@@ -133,6 +133,13 @@ const std::map<std::string_view, Action (*)(Order&)>& Actions() {
            return events;
          };
        }},
+      {"structure",
+       [](Order& o) -> Action {
+         return [&, changes = o.Get("changes", 0)] {
+           o.controls.EmitStructure(changes);
+           return changes;
+         };
+       }},
       {"rate",
        [](Order& o) -> Action {
          return [&, events = o.Get("events", 0)] {
@@ -266,10 +273,11 @@ http::Response ControlApi::Status() const {
   std::string& out = response.body;
   Append(out, R"({"connections":)", c.connections, R"(,"identifies":)", c.identifies,
          R"(,"identifies_refused":)", c.identifies_refused, R"(,"resumes":)", c.resumes,
-         R"(,"resumes_refused":)", c.resumes_refused, R"(,"heartbeats":)", c.heartbeats,
-         R"(,"commands_ignored":)", c.commands_ignored, R"(,"presence_updates_dropped":)",
-         c.presence_updates_dropped, R"(,"member_requests_limited":)", c.member_requests_limited,
-         R"(,"token_resets":)", c.token_resets, R"(,"session_starts_remaining":)",
+         R"(,"resumes_refused":)", c.resumes_refused, R"(,"resumes_behind_heartbeat":)",
+         c.resumes_behind_heartbeat, R"(,"heartbeats":)", c.heartbeats, R"(,"commands_ignored":)",
+         c.commands_ignored, R"(,"presence_updates_dropped":)", c.presence_updates_dropped,
+         R"(,"member_requests_limited":)", c.member_requests_limited, R"(,"token_resets":)",
+         c.token_resets, R"(,"session_starts_remaining":)",
          gateway_.limits().Remaining(SteadyClock::now()), R"(,"events":)", c.events,
          R"(,"dispatches":)", c.dispatches, R"(,"slow_readers_dropped":)", c.slow_readers_dropped);
   AppendCloses(out, "client_closes", c.client_closes);

@@ -29,7 +29,17 @@ size_t Controls::Emit(std::string_view type, uint64_t guild_id, std::string data
 
 void Controls::EmitTraffic(size_t events) {
   if (!traffic_.has_value()) return;
-  for (size_t i = 0; i < events; ++i) gateway_.Publish(traffic_->Next());
+  for (size_t i = 0; i < events; ++i) {
+    const DispatchPtr event = traffic_->Next();
+    const auto guild = gateway_.guilds().Find(event->guild_id);
+    if (guild.has_value() && gateway_.structure().IsAvailable(*guild)) gateway_.Publish(event);
+  }
+  gateway_.Changed();
+}
+
+void Controls::EmitStructure(size_t changes) {
+  if (!traffic_.has_value()) return;
+  for (size_t i = 0; i < changes; ++i) gateway_.PublishChange();
   gateway_.Changed();
 }
 

@@ -21,6 +21,7 @@ class Controls {
 
   size_t Emit(std::string_view type, uint64_t guild_id, std::string data);
   void EmitTraffic(size_t events);
+  void EmitStructure(size_t changes);
   void SetRate(double events_per_second);
   // Emits what is due by the rate since the last call.
   void Tick(SteadyTime now);

@@ -43,6 +43,7 @@ Gateway::Gateway(const SimulatorOptions& initial, std::function<void()> changed)
     : options(initial),
       changed_(std::move(changed)),
       guilds_(GuildOptions(initial)),
+      structure_(guilds_, initial.seed),
       limits_(LimitOptions(initial)),
       guild_creates_(initial.guilds) {}
 
@@ -87,6 +88,7 @@ std::vector<uint32_t> Gateway::GuildsOf(ShardId shard) const {
   std::vector<uint32_t> found;
   const auto& ids = guilds_.ids();
   for (uint32_t i = 0; i < ids.size(); ++i) {
+    if (!structure_.IsJoined(i)) continue;
     if (options.quirks.foreign_guilds || ShardForGuild(ids[i], shard.count) == shard.id) {
       found.push_back(i);
     }
@@ -102,6 +104,7 @@ Session& Gateway::StartSession(ShardId shard, uint64_t intents) {
   start.intents = intents;
   start.first_sequence = options.quirks.first_sequence_zero ? 0 : 1;
   start.record = options.record;
+  start.record_digests = options.record_digests;
   auto guilds = GuildsOf(shard);
   start.replay_events = options.replay_events;
   if (start.replay_events == 0) {
@@ -142,18 +145,31 @@ void Gateway::End(Session& session) {
   }
   const auto found = std::find_if(sessions_.begin(), sessions_.end(),
                                   [&](const auto& s) { return s.get() == &session; });
-  if (options.record) ended_.push_back(std::move(*found));
+  if (options.record || options.record_digests) ended_.push_back(std::move(*found));
   sessions_.erase(found);
 }
 
-DispatchPtr Gateway::GuildCreate(uint32_t guild) {
+DispatchPtr Gateway::GuildStart(uint32_t guild) {
+  if (!structure_.IsJoined(guild)) return nullptr;
+  const uint64_t id = guilds_.ids()[guild];
+  if (!structure_.IsAvailable(guild)) {
+    std::string data;
+    Append(data, R"({"unavailable":true,"id":")", id, "\"}");
+    return std::make_shared<const Dispatch>(Dispatch{"GUILD_DELETE", id, std::move(data)});
+  }
   DispatchPtr event = guild_creates_[guild].lock();
   if (event == nullptr) {
     event = std::make_shared<const Dispatch>(
-        Dispatch{"GUILD_CREATE", guilds_.ids()[guild], guilds_.CreateData(guild)});
+        Dispatch{"GUILD_CREATE", id, structure_.CreateData(guild)});
     guild_creates_[guild] = event;
   }
   return event;
+}
+
+void Gateway::PublishChange() {
+  Structure::Change change = structure_.Next();
+  guild_creates_[change.guild].reset();
+  Publish(change.event);
 }
 
 void Gateway::RemovePeer(Peer& peer) {
@@ -277,6 +293,11 @@ const Session* Gateway::FindAny(const std::string& session_id) const {
 std::vector<SentDispatch> Gateway::Sent(const std::string& session_id) const {
   const Session* session = FindAny(session_id);
   return session == nullptr ? std::vector<SentDispatch>() : session->Sent();
+}
+
+std::vector<SentDigest> Gateway::SentDigests(const std::string& session_id) const {
+  const Session* session = FindAny(session_id);
+  return session == nullptr ? std::vector<SentDigest>() : session->SentDigests();
 }
 
 std::vector<ReceivedCommand> Gateway::CommandsOf(const std::string& session_id) const {

@@ -20,6 +20,7 @@
 #include "simulator/limits.h"
 #include "simulator/session.h"
 #include "simulator/simulator.h"
+#include "simulator/structure.h"
 
 namespace shardd::simulator {
 
@@ -64,7 +65,9 @@ class Gateway {
   void Detach(Session& session);
   // Forgets the session.
   void End(Session& session);
-  DispatchPtr GuildCreate(uint32_t guild);
+  // What a new session hears of a guild that its READY has named: GUILD_CREATE, or GUILD_DELETE
+  // while it is out of order; nullptr: it has been left since, and the session was told.
+  DispatchPtr GuildStart(uint32_t guild);
   // Numbers the event in the session and keeps it for replay. Returns what the session gets, which
   // is the event itself unless keys are permuted.
   DispatchPtr Give(Session& session, const DispatchPtr& event);
@@ -90,6 +93,7 @@ class Gateway {
   void Sweep();
   std::vector<SessionInfo> Sessions() const;
   std::vector<SentDispatch> Sent(const std::string& session_id) const;
+  std::vector<SentDigest> SentDigests(const std::string& session_id) const;
   std::vector<ReceivedCommand> CommandsOf(const std::string& session_id) const;
 
   // Changed only through the fault interface.
@@ -97,7 +101,11 @@ class Gateway {
   PendingFaults faults;
   Counters counters;
 
+  // The next change of a guild, to every session that gets it.
+  void PublishChange();
+
   const Guilds& guilds() const { return guilds_; }
+  const Structure& structure() const { return structure_; }
   IdentifyLimits& limits() { return limits_; }
   bool token_reset() const { return token_reset_; }
   void SetToken(std::string token);
@@ -114,6 +122,7 @@ class Gateway {
 
   const std::function<void()> changed_;
   const Guilds guilds_;
+  Structure structure_;
   IdentifyLimits limits_;
   Commands commands_{*this};
   bool token_reset_ = false;

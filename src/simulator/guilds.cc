@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <unordered_set>
+#include <utility>
 
 #include "simulator/json_text.h"
 
@@ -20,6 +21,17 @@ enum Kind : uint64_t { kIdKind, kChannelKind, kRoleKind, kMemberKind, kSizeKind,
 
 uint64_t MillisOf(uint64_t snowflake) { return (snowflake >> 22) + kDiscordEpoch; }
 
+void Apply(const std::map<uint64_t, std::optional<std::string>>& edits,
+           std::map<uint64_t, std::string>& names) {
+  for (const auto& [id, name] : edits) {
+    if (name.has_value()) {
+      names[id] = *name;
+    } else {
+      names.erase(id);
+    }
+  }
+}
+
 }  // namespace
 
 Guilds::Guilds(const Options& options) : seed_(options.seed) {
@@ -33,6 +45,7 @@ Guilds::Guilds(const Options& options) : seed_(options.seed) {
       when = kFirstGuild + random.Next() % (kLastGuild - kFirstGuild);
     } while (!milliseconds.insert(when).second);
     ids_.push_back(Snowflake(when, random.Next()));
+    index_of_[ids_.back()] = static_cast<uint32_t>(i);
 
     // Pareto, shape 1.1: a median of 9 KB, one in a hundred over 300 KB.
     const double size =
@@ -65,7 +78,7 @@ uint64_t Guilds::Channel(size_t guild, uint64_t which) const {
 }
 
 uint64_t Guilds::Role(size_t guild, uint64_t which) const {
-  const uint64_t number = which % (4 + Channels(guild) / 2);
+  const uint64_t number = which % Roles(guild);
   // The role @everyone has the guild's id.
   if (number == 0) return ids_[guild];
   return Snowflake(MillisOf(ids_[guild]) + 90'000 * (number + 1), Hash(guild, kRoleKind, number));
@@ -94,9 +107,9 @@ uint32_t Guilds::MemberCount(size_t guild) const {
 }
 
 std::optional<uint32_t> Guilds::Find(uint64_t id) const {
-  const auto found = std::find(ids_.begin(), ids_.end(), id);
-  if (found == ids_.end()) return std::nullopt;
-  return static_cast<uint32_t>(found - ids_.begin());
+  const auto found = index_of_.find(id);
+  if (found == index_of_.end()) return std::nullopt;
+  return found->second;
 }
 
 std::string UserName(User user) {
@@ -174,59 +187,122 @@ void Guilds::AppendMembers(size_t guild, size_t until, std::string& out) const {
   }
 }
 
-void Guilds::AppendChannels(size_t guild, std::string& out) const {
+uint32_t Guilds::Roles(size_t guild) const { return 4 + Channels(guild) / 2; }
+
+std::string Guilds::Name(size_t guild, const GuildEdits& edits) const {
+  if (!edits.name.empty()) return edits.name;
+  std::string name;
+  AppendName(name, Hash(guild, kIdKind, 1));
+  name += R"( \"club\")";
+  return name;
+}
+
+std::map<uint64_t, std::string> Guilds::ChannelNames(size_t guild, const GuildEdits& edits) const {
+  std::map<uint64_t, std::string> names;
   for (uint32_t i = 0; i < Channels(guild); ++i) {
-    const uint64_t hash = Hash(guild, kChannelKind, i + 1'000'000);
-    if (i != 0) out += ',';
-    if (IsVoice(i)) {
-      Append(out,
-             R"({"version":1,"user_limit":0,"type":2,"rtc_region":null,"rate_limit_per_user":0,)",
-             R"("position":)", i,
-             R"(,"permission_overwrites":[],"parent_id":null,"nsfw":false,"name":")");
-      AppendName(out, hash);
-      Append(out, R"(","last_message_id":null,"id":")", Channel(guild, i),
-             R"(","flags":0,"bitrate":64000})");
-      continue;
-    }
-    Append(out, R"({"version":)", hash % 1'000'000'000, R"(,"type":0,"topic":)");
-    if (hash % 2 == 0) {
-      Random random(hash);
-      out += '"';
-      AppendWords(out, random, 20);
-      out += '"';
+    AppendName(names[Channel(guild, i)], Hash(guild, kChannelKind, i + 1'000'000));
+  }
+  Apply(edits.channels, names);
+  return names;
+}
+
+std::map<uint64_t, std::string> Guilds::RoleNames(size_t guild, const GuildEdits& edits) const {
+  std::map<uint64_t, std::string> names;
+  for (uint32_t i = 0; i < Roles(guild); ++i) {
+    std::string& name = names[Role(guild, i)];
+    if (i == 0) {
+      name = "@everyone";
     } else {
-      out += "null";
+      AppendName(name, Hash(guild, kRoleKind, i + 1'000'000));
     }
-    Append(out, R"(,"rate_limit_per_user":0,"position":)", i, R"(,"permission_overwrites":[)");
-    for (uint64_t k = 0; k < hash % 3; ++k) {
-      Append(out, k == 0 ? "" : ",", R"({"type":0,"id":")", Role(guild, k),
-             R"(","deny":"2048","allow":"1024"})");
-    }
-    out += R"(],"parent_id":null,"nsfw":false,"name":")";
-    AppendName(out, hash);
-    Append(out, R"(","last_message_id":")", Snowflake(kLastGuild + hash % 1'000'000, hash),
-           R"(","id":")", Channel(guild, i), R"(","flags":0})");
+  }
+  Apply(edits.roles, names);
+  return names;
+}
+
+void Guilds::AppendChannels(size_t guild, const GuildEdits& edits, std::string& out) const {
+  std::map<uint64_t, std::string> names = ChannelNames(guild, edits);
+  const char* comma = "";
+  for (uint32_t i = 0; i < Channels(guild); ++i) {
+    const auto named = names.find(Channel(guild, i));
+    if (named == names.end()) continue;
+    out += std::exchange(comma, ",");
+    AppendChannelObject(guild, i, Hash(guild, kChannelKind, i + 1'000'000), named->first,
+                        named->second, out);
+    names.erase(named);
+  }
+  for (const auto& [id, name] : names) {
+    out += std::exchange(comma, ",");
+    AppendChannel(guild, id, name, out);
   }
 }
 
-void Guilds::AppendRoles(size_t guild, std::string& out) const {
-  const uint32_t roles = 4 + Channels(guild) / 2;
-  for (uint32_t i = 0; i < roles; ++i) {
-    const uint64_t hash = Hash(guild, kRoleKind, i + 1'000'000);
-    if (i != 0) out += ',';
-    Append(out, R"({"version":)", hash % 1'000'000'000,
-           R"(,"unicode_emoji":null,"tags":{},"position":)", i,
-           R"(,"permissions":"2248473465835073","name":")");
-    if (i == 0) {
-      out += "@everyone";
-    } else {
-      AppendName(out, hash);
-    }
-    Append(out, R"(","mentionable":false,"managed":false,"id":")", Role(guild, i),
-           R"(","icon":null,"hoist":false,"flags":0,"colors":{"tertiary_color":null,)",
-           R"("secondary_color":null,"primary_color":)", hash % 0xFFFFFF, R"(},"color":)",
-           hash % 0xFFFFFF, "}");
+void Guilds::AppendChannel(size_t guild, uint64_t id, std::string_view name,
+                           std::string& out) const {
+  for (uint32_t i = 0; i < Channels(guild); ++i) {
+    if (Channel(guild, i) != id) continue;
+    return AppendChannelObject(guild, i, Hash(guild, kChannelKind, i + 1'000'000), id, name, out);
   }
+  AppendChannelObject(guild, 0, Hash(guild, kChannelKind, id), id, name, out);
+}
+
+void Guilds::AppendChannelObject(size_t guild, uint32_t number, uint64_t hash, uint64_t id,
+                                 std::string_view name, std::string& out) const {
+  if (IsVoice(number)) {
+    Append(out,
+           R"({"version":1,"user_limit":0,"type":2,"rtc_region":null,"rate_limit_per_user":0,)",
+           R"("position":)", number,
+           R"(,"permission_overwrites":[],"parent_id":null,"nsfw":false,"name":")", name,
+           R"(","last_message_id":null,"id":")", id, R"(","flags":0,"bitrate":64000})");
+    return;
+  }
+  Append(out, R"({"version":)", hash % 1'000'000'000, R"(,"type":0,"topic":)");
+  if (hash % 2 == 0) {
+    Random random(hash);
+    out += '"';
+    AppendWords(out, random, 20);
+    out += '"';
+  } else {
+    out += "null";
+  }
+  Append(out, R"(,"rate_limit_per_user":0,"position":)", number, R"(,"permission_overwrites":[)");
+  for (uint64_t k = 0; k < hash % 3; ++k) {
+    Append(out, k == 0 ? "" : ",", R"({"type":0,"id":")", Role(guild, k),
+           R"(","deny":"2048","allow":"1024"})");
+  }
+  Append(out, R"(],"parent_id":null,"nsfw":false,"name":")", name, R"(","last_message_id":")",
+         Snowflake(kLastGuild + hash % 1'000'000, hash), R"(","id":")", id, R"(","flags":0})");
+}
+
+void Guilds::AppendRoles(size_t guild, const GuildEdits& edits, std::string& out) const {
+  std::map<uint64_t, std::string> names = RoleNames(guild, edits);
+  const char* comma = "";
+  for (uint32_t i = 0; i < Roles(guild); ++i) {
+    const auto named = names.find(Role(guild, i));
+    if (named == names.end()) continue;
+    out += std::exchange(comma, ",");
+    AppendRoleObject(i, Hash(guild, kRoleKind, i + 1'000'000), named->first, named->second, out);
+    names.erase(named);
+  }
+  for (const auto& [id, name] : names) {
+    out += std::exchange(comma, ",");
+    AppendRole(guild, id, name, out);
+  }
+}
+
+void Guilds::AppendRole(size_t guild, uint64_t id, std::string_view name, std::string& out) const {
+  AppendRoleObject(1, Hash(guild, kRoleKind, id), id, name, out);
+}
+
+void Guilds::AppendRoleObject(uint32_t number, uint64_t hash, uint64_t id, std::string_view name,
+                              std::string& out) const {
+  Append(out, R"({"version":)", hash % 1'000'000'000,
+         R"(,"unicode_emoji":null,"tags":{},"position":)", number,
+         R"(,"permissions":"2248473465835073","name":")", name,
+         R"(","mentionable":false,"managed":false,"id":")", id,
+         R"(","icon":null,"hoist":false,"flags":0,"colors":{"tertiary_color":null,)",
+         R"("secondary_color":null,"primary_color":)", hash % 0xFFFFFF, R"(},"color":)",
+         hash % 0xFFFFFF, "}");
 }
 
 void Guilds::AppendEmojis(size_t guild, std::string& out) const {
@@ -253,17 +329,17 @@ void Guilds::AppendSounds(size_t guild, std::string& out) const {
   }
 }
 
-std::string Guilds::CreateData(size_t guild) const {
+std::string Guilds::CreateData(size_t guild, const GuildEdits& edits) const {
   const uint64_t id = ids_[guild];
   const uint64_t hash = Hash(guild, kIdKind, 1);
   std::string rest;
   rest.reserve(create_bytes_[guild] / 2);
   rest += R"(],"voice_states":[],"vanity_url_code":null,"verification_level":1,)"
           R"("premium_progress_bar_enabled":false,"lazy":true,"roles":[)";
-  AppendRoles(guild, rest);
+  AppendRoles(guild, edits, rest);
   Append(rest, R"(],"large":)", Members(guild) > 50 ? "true" : "false",
          R"(,"afk_channel_id":null,"stickers":[],"channels":[)");
-  AppendChannels(guild, rest);
+  AppendChannels(guild, edits, rest);
   rest += R"(],"system_channel_flags":0,"features":["COMMUNITY","NEWS"],"inventory_settings":null,)"
           R"("safety_alerts_channel_id":null,"joined_at":")";
   AppendTime(rest, MillisOf(id) + hash % 1'000'000'000);
@@ -284,9 +360,7 @@ std::string Guilds::CreateData(size_t guild) const {
          R"("system_channel_id":")", Channel(guild, 0),
          R"(","latest_onboarding_question_id":null,"premium_subscription_count":)", hash % 30,
          R"(,"premium_tier":)", hash % 4, R"(,"incidents_data":null,"version":)",
-         hash % 1'000'000'000'000, R"(,"name":")");
-  AppendName(rest, hash);
-  rest += R"( \"club\""})";
+         hash % 1'000'000'000'000, R"(,"name":")", Name(guild, edits), "\"}");
 
   // Members come first, as in captures, so the first "id" in the text is not the guild's; they fill
   // up what is left.

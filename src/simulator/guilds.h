@@ -2,8 +2,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "simulator/random.h"
@@ -13,6 +16,14 @@ namespace shardd::simulator {
 // A user, as messages and members name it. Everything else about it follows from the id.
 struct User {
   uint64_t id = 0;
+};
+
+// What has become of a guild since it was made.
+struct GuildEdits {
+  std::string name{};  // empty: as it was made
+  // By id, of those that were made later or renamed; none: deleted.
+  std::map<uint64_t, std::optional<std::string>> channels{};
+  std::map<uint64_t, std::optional<std::string>> roles{};
 };
 
 // The guilds of the simulated world. Nothing of a guild but its id, size and weight is kept:
@@ -48,19 +59,34 @@ class Guilds {
   std::optional<uint32_t> Find(uint64_t id) const;
 
   // `d` of the guild's GUILD_CREATE.
-  std::string CreateData(size_t guild) const;
+  std::string CreateData(size_t guild, const GuildEdits& edits = {}) const;
+  // What it is called, as it stands inside a JSON string.
+  std::string Name(size_t guild, const GuildEdits& edits) const;
+  // By id.
+  std::map<uint64_t, std::string> ChannelNames(size_t guild, const GuildEdits& edits) const;
+  std::map<uint64_t, std::string> RoleNames(size_t guild, const GuildEdits& edits) const;
+  // One object.
+  void AppendChannel(size_t guild, uint64_t id, std::string_view name, std::string& out) const;
+  void AppendRole(size_t guild, uint64_t id, std::string_view name, std::string& out) const;
+  // The inside of the array.
+  void AppendRoles(size_t guild, const GuildEdits& edits, std::string& out) const;
   // The inside of the array of its soundboard sounds.
   void AppendSounds(size_t guild, std::string& out) const;
 
  private:
   uint64_t Hash(size_t guild, uint64_t kind, uint64_t which) const;
   void AppendMembers(size_t guild, size_t until, std::string& out) const;
-  void AppendChannels(size_t guild, std::string& out) const;
-  void AppendRoles(size_t guild, std::string& out) const;
+  uint32_t Roles(size_t guild) const;
+  void AppendChannels(size_t guild, const GuildEdits& edits, std::string& out) const;
+  void AppendChannelObject(size_t guild, uint32_t number, uint64_t hash, uint64_t id,
+                           std::string_view name, std::string& out) const;
+  void AppendRoleObject(uint32_t number, uint64_t hash, uint64_t id, std::string_view name,
+                        std::string& out) const;
   void AppendEmojis(size_t guild, std::string& out) const;
 
   uint64_t seed_;
   std::vector<uint64_t> ids_;
+  std::unordered_map<uint64_t, uint32_t> index_of_;
   std::vector<size_t> create_bytes_;  // what the GUILD_CREATE aims at
   std::vector<double> weight_up_to_;  // running sum of how busy each guild is
 };

@@ -243,6 +243,9 @@ void Peer::OnResume(const json::object& data) {
     gateway_.Changed();
     return SendOp(Op::kInvalidSession, "false");
   }
+  if (sequence < session->heartbeat_sequence.value_or(0)) {
+    ++gateway_.counters.resumes_behind_heartbeat;
+  }
   // A session has one connection at a time; the newer one wins.
   if (session->peer != nullptr) session->peer->Reset();
   Attach(*session);
@@ -282,9 +285,11 @@ void Peer::Continue() {
       writer_.WriteDispatch(session.sequence(), *resumed);
       gateway_.Changed();
     } else if (session.guilds_sent < session.guilds.size() && session.Wants(intent::kGuilds)) {
-      const DispatchPtr create =
-          gateway_.Give(session, gateway_.GuildCreate(session.guilds[session.guilds_sent++]));
-      writer_.WriteDispatch(session.sequence(), *create);
+      const DispatchPtr start = gateway_.GuildStart(session.guilds[session.guilds_sent++]);
+      if (start != nullptr) {
+        const DispatchPtr given = gateway_.Give(session, start);
+        writer_.WriteDispatch(session.sequence(), *given);
+      }
       if (session.guilds_sent == session.guilds.size()) gateway_.Changed();
     } else if (!session.member_lists.empty()) {
       const DispatchPtr chunk = gateway_.Give(session, gateway_.commands().NextChunk(session));

@@ -1,13 +1,22 @@
 #include "simulator/session.h"
 
+#include <functional>
 #include <utility>
 
 #include "simulator/protocol.h"
 
 namespace shardd::simulator {
 
+uint64_t DigestOf(std::string_view type, std::string_view data) {
+  const std::hash<std::string_view> hash;
+  return hash(data) * 31 + hash(type);
+}
+
 void Session::Append(DispatchPtr dispatch) {
   if (options_.record) recorded_.push_back(dispatch);
+  if (options_.record_digests) {
+    digests_.push_back({dispatch->guild_id, DigestOf(dispatch->type, dispatch->data)});
+  }
   replay_.push_back(std::move(dispatch));
   if (replay_.size() > options_.replay_events) replay_.pop_front();
   ++next_;

@@ -39,6 +39,7 @@ class Session {
     uint64_t first_sequence = 1;
     size_t replay_events = 0;
     bool record = false;
+    bool record_digests = false;
   };
 
   explicit Session(Options options)
@@ -61,6 +62,7 @@ class Session {
   // nullptr: not kept any more.
   DispatchPtr Find(uint64_t sequence) const;
   std::vector<SentDispatch> Sent() const;  // REQUIRES: record
+  const std::vector<SentDigest>& SentDigests() const { return digests_; }
   SessionInfo Info() const;
 
   // Whether an event may be sent to it by its intents; `needed` as intent::For() gives it.
@@ -96,6 +98,7 @@ class Session {
   uint64_t next_;
   std::deque<DispatchPtr> replay_;
   std::vector<DispatchPtr> recorded_;
+  std::vector<SentDigest> digests_;
   std::deque<ReceivedCommand> commands_;
 };
 

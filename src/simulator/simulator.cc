@@ -201,6 +201,9 @@ size_t Simulator::Emit(std::string_view type, uint64_t guild_id, std::string dat
 void Simulator::EmitTraffic(size_t events) {
   loop_->Run([&] { loop_->controls().EmitTraffic(events); });
 }
+void Simulator::EmitStructure(size_t changes) {
+  loop_->Run([&] { loop_->controls().EmitStructure(changes); });
+}
 void Simulator::SetRate(double events_per_second) {
   loop_->Run([&] { loop_->controls().SetRate(events_per_second); });
 }
@@ -337,6 +340,12 @@ uint32_t Simulator::session_starts_remaining() const {
 }
 std::vector<SentDispatch> Simulator::Sent(const std::string& session_id) const {
   return loop_->Run([&] { return loop_->gateway().Sent(session_id); });
+}
+std::vector<GuildState> Simulator::GuildStates() const {
+  return loop_->Run([&] { return loop_->gateway().structure().States(); });
+}
+std::vector<SentDigest> Simulator::SentDigests(const std::string& session_id) const {
+  return loop_->Run([&] { return loop_->gateway().SentDigests(session_id); });
 }
 std::vector<ReceivedCommand> Simulator::Commands(const std::string& session_id) const {
   return loop_->Run([&] { return loop_->gateway().CommandsOf(session_id); });

@@ -86,6 +86,8 @@ struct SimulatorOptions {
   std::chrono::milliseconds drip_pause{0};
   bool permute_keys = false;  // see Simulator::SetPermuteKeys
   bool record = false;  // keep every dispatch of every session for Sent(); grows without bound
+  // The same for SentDigests(): 16 bytes a dispatch, for runs whose dispatches fit into no memory.
+  bool record_digests = false;
   Quirks quirks{};
 };
 
@@ -128,10 +130,31 @@ struct SentDispatch {
   std::string data;
 };
 
+// One dispatch as it was given to a session, in short.
+struct SentDigest {
+  uint64_t guild_id = 0;
+  uint64_t digest = 0;  // DigestOf its type and data
+
+  friend bool operator==(const SentDigest&, const SentDigest&) = default;
+};
+// A hash of 64 bits, the same within a process. Of SendBomb(), `data` is empty.
+uint64_t DigestOf(std::string_view type, std::string_view data);
+
 // One of op 3, 4, 8, 31 and 43. `data` is the JSON of `d`, byte for byte.
 struct ReceivedCommand {
   int64_t op = 0;
   std::string data;
+};
+
+// A guild that the bot is a member of, as it is now. Names as they stand inside a JSON string.
+struct GuildState {
+  uint64_t id = 0;
+  bool available = true;  // false: out of order, as its GUILD_DELETE has told
+  std::string name{};
+  std::map<uint64_t, std::string> channels{};  // names by id
+  std::map<uint64_t, std::string> roles{};     // names by id
+
+  friend bool operator==(const GuildState&, const GuildState&) = default;
 };
 
 struct Counters {
@@ -141,6 +164,9 @@ struct Counters {
   uint64_t identifies_refused = 0;  // answered by op 9
   uint64_t resumes = 0;             // answered by RESUMED
   uint64_t resumes_refused = 0;     // answered by op 9 or 4007
+  // RESUMEs after a number that a heartbeat of the session had already gone beyond: the client has
+  // lost what it had said it had.
+  uint64_t resumes_behind_heartbeat = 0;
   uint64_t heartbeats = 0;
   uint64_t commands_ignored = 0;          // op 3 to 43 that made no sense, so without an answer
   uint64_t presence_updates_dropped = 0;  // over 5 in 20 s
@@ -171,7 +197,7 @@ struct Counters {
 //
 // Not modelled: permissions, whether a channel exists and is a voice channel (op 4), voice servers
 // themselves, MESSAGE_CONTENT (content is sent to all), payload compression (`compress` in
-// IDENTIFY), ETF, guilds that come and go.
+// IDENTIFY), ETF. Guilds change by EmitStructure() alone.
 class Simulator {
  public:
   // Listens when it returns. Throws std::system_error whose message names the address, if that
@@ -197,6 +223,11 @@ class Simulator {
   size_t Emit(std::string_view type, uint64_t guild_id, std::string data);
   // The next `events` of the seeded sequence, now, independent of the rate.
   void EmitTraffic(size_t events);
+  // The next changes of guilds, of a seeded sequence of their own: channels and roles that come,
+  // are renamed and go, guilds that are renamed, left and joined again, and out of order for a
+  // while. READY and GUILD_CREATE of later sessions agree with them. Guilds that have gone or are
+  // out of order have no traffic.
+  void EmitStructure(size_t changes);
   void SetRate(double events_per_second);
 
   // ---- Faults. Each returns how many connections (or sessions) it touched ----
@@ -276,6 +307,10 @@ class Simulator {
   uint32_t session_starts_remaining() const;
   // REQUIRES: options.record. Every dispatch of a session so far, in order, also after its end.
   std::vector<SentDispatch> Sent(const std::string& session_id) const;
+  // What is true of the guilds, by their place in guild_ids().
+  std::vector<GuildState> GuildStates() const;
+  // REQUIRES: options.record_digests. The same in short: one for each number from 1 on.
+  std::vector<SentDigest> SentDigests(const std::string& session_id) const;
   // The newest 1000 of the commands (op 3, 4, 8, 31 and 43) that came over this session, also those
   // without effect. After the session's end only with options.record.
   std::vector<ReceivedCommand> Commands(const std::string& session_id) const;

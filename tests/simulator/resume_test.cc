@@ -38,9 +38,39 @@ class ResumeTest : public testing::Test {
     return client.dispatches();
   }
 
-  Simulator simulator_{{.guilds = 5, .record = true}};
+  Simulator simulator_{{.guilds = 5, .record = true, .record_digests = true}};
   GatewayClient first_;
 };
+
+TEST_F(ResumeTest, DigestsAreOfAllThatWasSent) {
+  first_.Drop();
+  ASSERT_TRUE(WaitForDetached());
+  simulator_.EmitTraffic(50);
+  const auto sent = simulator_.Sent(first_.session_id());
+  const auto digests = simulator_.SentDigests(first_.session_id());
+  ASSERT_EQ(digests.size(), sent.size());
+  for (size_t i = 0; i < sent.size(); ++i) {
+    EXPECT_EQ(digests[i].guild_id, sent[i].guild_id);
+    EXPECT_EQ(digests[i].digest, DigestOf(sent[i].type, sent[i].data));
+  }
+  EXPECT_NE(DigestOf("A", "{}"), DigestOf("B", "{}"));
+}
+
+TEST_F(ResumeTest, CountsResumesBehindAHeartbeat) {
+  const uint64_t reached = first_.sequence();
+  first_.Send(R"({"op":1,"d":)" + std::to_string(reached) + "}");
+  ASSERT_TRUE(first_.ReadOp(11).has_value());
+  first_.Drop();
+  ASSERT_TRUE(WaitForDetached());
+  {
+    GatewayClient second(simulator_.port());
+    Resume(second, reached);
+  }
+  EXPECT_EQ(simulator_.counters().resumes_behind_heartbeat, 0u);
+  GatewayClient third(simulator_.port());
+  Resume(third, reached - 1);
+  EXPECT_EQ(simulator_.counters().resumes_behind_heartbeat, 1u);
+}
 
 TEST_F(ResumeTest, ReplaysExactlyWhatFollowsTheSequence) {
   first_.Drop();
