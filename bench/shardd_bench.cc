@@ -4,21 +4,26 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <netinet/in.h>
+#include <pthread.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "events/crc32c.h"
+#include "events/data_dir.h"
+#include "events/filter.h"
+#include "events/filtered_read.h"
 #include "events/log.h"
 #include "events/round.h"
+#include "measure.h"
 #include "server/log_sink.h"
 #include "server/open_stream.h"
 #include "server/shard_control_service.h"
@@ -26,37 +31,11 @@
 namespace shardd {
 namespace {
 
+using bench::Print;
+using bench::Repeat;
+using bench::ThreadCpu;
+
 constexpr size_t kDataBytes = 1200;
-constexpr int kRepetitions = 7;
-
-double ThreadCpu() {
-  timespec time;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
-}
-
-double ProcessCpu() {
-  timespec time;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
-}
-
-struct Spread {
-  double median, low, high;
-};
-
-template <typename Measure>
-Spread Repeat(Measure measure) {
-  std::vector<double> figures;
-  for (int i = 0; i < kRepetitions; ++i) figures.push_back(measure());
-  std::sort(figures.begin(), figures.end());
-  return {figures[kRepetitions / 2], figures.front(), figures.back()};
-}
-
-void Print(const char* what, const Spread& spread, const char* unit) {
-  std::printf("%-52s %8.3f %s (%.3f to %.3f)\n", what, spread.median, unit, spread.low,
-              spread.high);
-}
 
 events::NewEvent EventWith(std::string_view data) {
   return {.shard = {.id = 3, .count = 16},
@@ -107,18 +86,16 @@ void BenchAppend() {
   append();
   // Alternating, so that a change of the machine's pace meets both.
   std::vector<double> floors, ratios;
-  const Spread appends = Repeat([&] {
+  const auto appends = Repeat([&] {
     floors.push_back(floor());
     const double figure = append();
     ratios.push_back(figure / floors.back());
     return figure;
   });
-  size_t next = 0;
-  Print("memcpy + CRC-32C of 1.2 KB", Repeat([&] { return floors[next++]; }), "us/event");
-  Print("append, 12 events a round", appends, "us/event");
-  next = 0;
-  Print("ratio", Repeat([&] { return ratios[next++]; }), "x");
-  if (sum == 1) std::printf("\n");
+  Print("memcpy + CRC-32C of 1.2 KB", floors, "us/event");
+  Print("append of 1.2 KB, 12 events a round", appends, "us/event");
+  Print("append / (memcpy + CRC-32C)", ratios, "x");
+  if (sum == 1) std::abort();  // or the compiler leaves the floor out
 
   const uint64_t end = log->end();
   Print("read at the end of the log", Repeat([&] {
@@ -130,6 +107,70 @@ void BenchAppend() {
           return (ThreadCpu() - start) / kReads * 1e6;
         }),
         "us/read");
+}
+
+// ---- Filtered reading ----
+
+void BenchFilter() {
+  // Small events, so that what is measured is larger than the caches and made of little but index.
+  constexpr size_t kEvents = 1'000'000;
+  constexpr size_t kOneIn = 100;
+  const auto log = *events::Log::Open({.retain_bytes = uint64_t{512} << 20});
+  events::Round round;
+  std::vector<events::IndexEntry> bare(kEvents);
+  for (size_t i = 0; i < kEvents; ++i) {
+    events::NewEvent event = EventWith("{}");
+    if (i % kOneIn == 0) event.type = "INTERACTION_CREATE";
+    event.guild_id += i % 5000 << 22;
+    round.Add(event);
+    if (round.bytes() > (128 << 10)) log->Append(round);
+    bare[i].type_hash = events::TypeHash(event.type);
+  }
+  log->Append(round);
+  if (log->oldest() != 0) std::abort();
+
+  const auto walk = [&] {
+    const double start = ThreadCpu();
+    size_t found = 0;
+    for (const events::IndexEntry& entry : bare) {
+      found += entry.type_hash == bare.front().type_hash;
+    }
+    if (found != kEvents / kOneIn) std::abort();
+    return kEvents / (ThreadCpu() - start) / 1e6;
+  };
+  const auto read = [&](const events::Filter& filter, size_t expected) {
+    const double start = ThreadCpu();
+    size_t found = 0;
+    for (uint64_t at = 0; at < log->end();) {
+      events::Run run = events::BeginRun(at);
+      // As a stream does: a message of 64 KiB, or what there is.
+      while (!run.full && run.next < log->end()) {
+        events::ReadFiltered(*log, filter, {}, &run);
+      }
+      found += run.count;
+      at = run.next;
+    }
+    if (found != expected) std::abort();
+    return kEvents / (ThreadCpu() - start) / 1e6;
+  };
+  const auto measure = [&](const char* what, const events::FilterSpec& spec, size_t expected) {
+    const auto filter = *events::Filter::Make(spec);
+    walk();
+    read(filter, expected);
+    std::vector<double> walks, ratios;
+    const auto reads = Repeat([&] {
+      walks.push_back(walk());
+      const double figure = read(filter, expected);
+      ratios.push_back(walks.back() / figure);
+      return figure;
+    });
+    Print("bare walk of 64-byte entries", walks, "M entries/s");
+    Print(what, reads, "M entries/s");
+    Print(std::string("bare walk / ") + what, ratios, "x");
+  };
+  measure("filtered read, 1 type, 1 in 100", {.types = {"INTERACTION_CREATE"}}, kEvents / kOneIn);
+  measure("filtered read, partition of 100, 1 in 100",
+          {.partition = events::Partition{.index = 7, .count = 100}}, kEvents / kOneIn);
 }
 
 // ---- Delivery ----
@@ -174,9 +215,14 @@ class Delivery {
   Delivery()
       : log_(*events::Log::Open({.retain_bytes = uint64_t{256} << 20})),
         pool_({}, [this] { return std::make_unique<server::LogSink>(*log_, board_, [] {}); }),
-        director_({}, pool_),
-        stats_("bench", uint64_t{256} << 20, director_, *log_, fan_out_),
-        service_(director_, pool_, *log_, stats_, board_, fan_out_, 1000) {
+        director_({}, pool_, *log_),
+        consumers_(*events::Consumers::Open({.path = data_dir_->path() + "/consumers",
+                                             .ttl = std::chrono::hours(1),
+                                             .clock = &clock_})),
+        retention_(*log_, *consumers_, fan_out_),
+        stats_("bench", uint64_t{256} << 20, director_, *log_, nullptr, *consumers_, retention_,
+               fan_out_),
+        service_(director_, pool_, *log_, nullptr, *consumers_, stats_, board_, fan_out_, 1000) {
     log_->SetListener([this] { fan_out_.Signal(); });
     grpc::ServerBuilder builder;
     int port = 0;
@@ -213,19 +259,102 @@ class Delivery {
   server::ShardBoard board_;
   gateway::ShardPool pool_;
   server::ShardDirector director_;
+  const RealClock clock_;
+  const std::unique_ptr<events::DataDir> data_dir_ = *events::DataDir::MakeTemporary();
+  const std::unique_ptr<events::Consumers> consumers_;
+  server::RetentionWatch retention_;
   server::StatsSource stats_;
   server::ShardControlService service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::string address_;
 };
 
+// The kernel's part that nobody can do without: the same bytes through a socket, 64 KiB at a time.
+class BareSocket {
+ public:
+  BareSocket() : listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    if (::bind(listener_, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+        ::listen(listener_, 1) != 0 ||
+        ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+      std::abort();
+    }
+    port_ = ntohs(address.sin_port);
+  }
+  ~BareSocket() {
+    ::close(socket_);
+    ::close(listener_);
+  }
+
+  uint16_t port() const { return port_; }
+  void Accept() { socket_ = ::accept(listener_, nullptr, nullptr); }
+
+  // CPU time per event in microseconds.
+  double Send(size_t events) {
+    constexpr size_t kPiece = 64 << 10;
+    const size_t pieces = events * kRecordBytes / kPiece;
+    const double start = ThreadCpu();
+    for (size_t i = 0; i < pieces; ++i) {
+      const char* piece = bytes_.data() + i * kPiece % bytes_.size();
+      for (size_t sent = 0; sent < kPiece;) {
+        const ssize_t now = ::send(socket_, piece + sent, kPiece - sent, 0);
+        if (now <= 0) std::abort();
+        sent += static_cast<size_t>(now);
+      }
+    }
+    return (ThreadCpu() - start) / static_cast<double>(events) * 1e6;
+  }
+
+  // In the other process: takes what comes, to the end.
+  static void Drain(uint16_t port) {
+    const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
+    if (::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return;
+    std::string buffer(256 << 10, '\0');
+    while (::read(socket, buffer.data(), buffer.size()) > 0) {
+    }
+    ::close(socket);
+  }
+
+ private:
+  static constexpr size_t kRecordBytes = kDataBytes + 90;  // with the event's other fields
+
+  const int listener_;
+  int socket_ = -1;
+  uint16_t port_ = 0;
+  const std::string bytes_ = std::string(64 << 20, 'x');  // larger than the caches, as the log is
+};
+
 // CPU time per delivered event in microseconds, without the appending thread's.
-double Deliver(Delivery& delivery, int subscribers, size_t events, size_t per_round,
-               std::chrono::microseconds pause) {
+struct Cost {
+  double user = 0;
+  double kernel = 0;
+
+  double total() const { return user + kernel; }
+};
+
+Cost CpuBut(int who_not) {
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  rusage all, part;
+  getrusage(RUSAGE_SELF, &all);
+  getrusage(who_not, &part);
+  return {.user = seconds(all.ru_utime) - seconds(part.ru_utime),
+          .kernel = seconds(all.ru_stime) - seconds(part.ru_stime)};
+}
+
+Cost Deliver(Delivery& delivery, int subscribers, size_t events, size_t per_round,
+             std::chrono::microseconds pause) {
   const std::string data(kDataBytes, 'x');
   events::Round round;
-  const double process = ProcessCpu();
-  const double thread = ThreadCpu();
+  const Cost before = CpuBut(RUSAGE_THREAD);
   for (size_t done = 0; done < events; done += per_round) {
     for (size_t i = 0; i < per_round; ++i) round.Add(EventWith(data));
     delivery.log().Append(round);
@@ -236,14 +365,37 @@ double Deliver(Delivery& delivery, int subscribers, size_t events, size_t per_ro
     }
   }
   while (delivery.longest_lag() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  const double cost = ProcessCpu() - process - (ThreadCpu() - thread);
-  return cost / static_cast<double>(events) / subscribers * 1e6;
+  const Cost after = CpuBut(RUSAGE_THREAD);
+  const double scale = 1e6 / static_cast<double>(events) / subscribers;
+  return {.user = (after.user - before.user) * scale,
+          .kernel = (after.kernel - before.kernel) * scale};
+}
+
+void MeasureDelivery(Delivery& delivery, BareSocket& socket, int subscribers) {
+  const std::string to = " to " + std::to_string(subscribers);
+  const size_t events = 800'000 / static_cast<size_t>(subscribers + 3);
+  Deliver(delivery, subscribers, events, 256, {});
+  std::vector<double> bare, ratios, kernels;
+  const auto backlogs = Repeat([&] {
+    bare.push_back(socket.Send(events));
+    const Cost cost = Deliver(delivery, subscribers, events, 256, {});
+    ratios.push_back(cost.total() / bare.back());
+    kernels.push_back(cost.kernel);
+    return cost.total();
+  });
+  Print("send() of 1.2 KB, 64 KiB at a time", bare, "us/event");
+  Print("backlog" + to, backlogs, "us/delivered event");
+  Print("backlog" + to + ", in the kernel", kernels, "us/delivered event");
+  Print("backlog" + to + " / send()", ratios, "x");
+  Print("live" + to, Repeat([&] {
+          return Deliver(delivery, subscribers, 2000, 5, std::chrono::milliseconds(1)).total();
+        }),
+        "us/delivered event");
 }
 
 void BenchDelivery(int subscribers) {
   int to_child[2];
   if (pipe(to_child) != 0) std::abort();
-  std::fflush(stdout);
   // Before this process has threads of gRPC's.
   const pid_t parent = fork();
   if (parent > 0) {
@@ -252,40 +404,54 @@ void BenchDelivery(int subscribers) {
     waitpid(parent, nullptr, 0);
     return;
   }
+  struct Addresses {
+    char server[64] = {};
+    uint16_t bare_port = 0;
+  } addresses;
   const pid_t child = fork();
   if (child == 0) {
     close(to_child[1]);
-    char address[64] = {};
-    if (read(to_child[0], address, sizeof address - 1) > 0) Subscribe(address, subscribers);
+    pthread_setname_np(pthread_self(), "subscribers");
+    if (read(to_child[0], &addresses, sizeof addresses) == sizeof addresses) {
+      std::thread drain(&BareSocket::Drain, addresses.bare_port);
+      Subscribe(addresses.server, subscribers);
+      drain.join();
+    }
     _exit(0);
   }
   {
+    BareSocket socket;
     Delivery delivery;
-    if (write(to_child[1], delivery.address().data(), delivery.address().size()) < 0) std::abort();
+    pthread_setname_np(pthread_self(), "append");
+    delivery.address().copy(addresses.server, sizeof addresses.server - 1);
+    addresses.bare_port = socket.port();
+    if (write(to_child[1], &addresses, sizeof addresses) < 0) std::abort();
+    socket.Accept();
     while (delivery.subscribers() < subscribers) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
-    const std::string to = " to " + std::to_string(subscribers);
-    const auto backlog = [&] {
-      return Deliver(delivery, subscribers, 400'000 / static_cast<size_t>(subscribers + 3), 256,
-                     {});
-    };
-    const auto live = [&] {
-      return Deliver(delivery, subscribers, 2000, 5, std::chrono::milliseconds(1));
-    };
-    backlog();
-    Print(("backlog" + to).c_str(), Repeat(backlog), "us/delivered event");
-    Print(("live" + to).c_str(), Repeat(live), "us/delivered event");
+    MeasureDelivery(delivery, socket, subscribers);
   }
-  std::fflush(stdout);
   waitpid(child, nullptr, 0);
   _exit(0);
+}
+
+void Bench(const std::string& what) {
+  if (what == "append") return BenchAppend();
+  if (what == "filter") return BenchFilter();
+  if (what.starts_with("delivery-")) return BenchDelivery(std::stoi(what.substr(9)));
+  std::exit(2);
 }
 
 }  // namespace
 }  // namespace shardd
 
-int main() {
-  shardd::BenchAppend();
-  for (const int subscribers : {1, 8}) shardd::BenchDelivery(subscribers);
+// shardd_bench [--json] [append] [filter] [delivery-SUBSCRIBERS]...
+int main(int argc, char** argv) {
+  std::vector<std::string> wanted(argv + 1, argv + argc);
+  if (std::erase(wanted, "--json") > 0) shardd::bench::PrintJson();
+  if (wanted.empty()) {
+    wanted = {"append", "filter", "delivery-1", "delivery-2", "delivery-4", "delivery-8"};
+  }
+  for (const std::string& what : wanted) shardd::Bench(what);
 }

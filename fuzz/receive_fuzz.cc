@@ -64,7 +64,16 @@ class Driver {
     options.seed = kind;
     compression_ = options.compression;
     protocol_ = std::make_unique<ShardProtocol>(options, &reader_);
-    protocol_->SetGatewayUrl("wss://gateway.example");
+    protocol_->SetGatewayUrl("wss://gateway.example", now_);
+    if (kind % 8 < 4) return;
+    // With what an earlier process has left.
+    session_ = 5;
+    last_sequence_ = kind;
+    kept_ = Kept{.session = 5, .id = "a"};
+    KeptShard kept{.shard = options.shard, .last_session = 5};
+    kept.session = KeptSession{.id = "a", .resume_url = "wss://gateway-1.example"};
+    kept.session->last_sequence = kind;
+    protocol_->Restore(kept);
   }
 
   void Step(Script& script) {
@@ -215,6 +224,9 @@ class Driver {
     }
     protocol_->actions().clear();
     CHECK_THAT(!may_identify_);
+    CHECK_THAT(!awaits_ready_);
+    // A process that comes after this one knows of a session exactly where this one does.
+    CHECK_THAT(protocol_->has_session() == (kept_ && !kept_->id.empty()));
     CHECK_THAT(protocol_->info().reason.find(kToken) == std::string::npos);
     // Nothing but the gate and the connecting is without an end of its own.
     if (protocol_->is_running() && !in_gate_ && connection_ != Connection::kConnecting) {
@@ -267,7 +279,19 @@ class Driver {
       CHECK_THAT(is_none || a.text == R"({"op":1,"d":)" + sequence + "}");
     }
   }
+  void Take(const action::OpenSession& a) {
+    CHECK_THAT(!kept_ || kept_->session == a.session);
+    CHECK_THAT(a.session >= session_);
+    kept_ = Kept{.session = a.session, .id = a.id};
+    awaits_ready_ = true;
+  }
+  void Take(const action::EndSession& a) {
+    CHECK_THAT(kept_ && kept_->session == a.session);
+    kept_.reset();
+  }
   void Take(const action::EmitDispatch& a) {
+    CHECK_THAT(!std::exchange(awaits_ready_, false) || a.dispatch.type == "READY");
+    CHECK_THAT(kept_ && kept_->session == a.dispatch.session);
     CHECK_THAT(a.dispatch.session >= session_);
     CHECK_THAT(a.dispatch.type.size() <= 64 && !a.dispatch.type.empty());
     if (a.dispatch.session > session_) last_sequence_.reset();
@@ -326,6 +350,12 @@ class Driver {
   uint32_t asked_ = 0;
   uint32_t session_ = 0;
   std::optional<uint64_t> last_sequence_;
+  struct Kept {
+    uint32_t session = 0;
+    std::string id;
+  };
+  std::optional<Kept> kept_;   // the session, as a later process would know it
+  bool awaits_ready_ = false;  // it has been opened
 };
 
 }  // namespace

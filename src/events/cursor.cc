@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
+#include "events/crc32c.h"
 
 namespace shardd::events {
 namespace {
@@ -15,16 +16,19 @@ constexpr uint8_t kVersion = 1;
 struct Wire {
   uint8_t version;
   uint64_t log_id;
-  uint32_t epoch;
   uint64_t offset;
+  uint32_t crc;  // CRC-32C of what stands before it
 };
 #pragma pack(pop)
 static_assert(sizeof(Wire) == 21 && kCursorTextBytes == sizeof(Wire) / 3 * 4);
 
+uint32_t CrcOf(const Wire& wire) { return Crc32c(&wire, sizeof wire - sizeof wire.crc); }
+
 }  // namespace
 
 std::string FormatCursor(const Cursor& cursor) {
-  const Wire wire = {kVersion, cursor.log.id, cursor.log.epoch, cursor.offset};
+  Wire wire = {kVersion, cursor.log.id, cursor.offset, 0};
+  wire.crc = CrcOf(wire);
   return absl::WebSafeBase64Escape(
       absl::string_view(reinterpret_cast<const char*>(&wire), sizeof wire));
 }
@@ -40,8 +44,8 @@ absl::StatusOr<Cursor> ParseCursor(std::string_view text) {
   }
   Wire wire;
   std::memcpy(&wire, bytes.data(), sizeof wire);
-  if (wire.version != kVersion) return malformed;
-  return Cursor{.log = {.id = wire.log_id, .epoch = wire.epoch}, .offset = wire.offset};
+  if (wire.version != kVersion || wire.crc != CrcOf(wire)) return malformed;
+  return Cursor{.log = {.id = wire.log_id}, .offset = wire.offset};
 }
 
 }  // namespace shardd::events

@@ -8,11 +8,10 @@
 
 namespace shardd::events {
 
-// Which log, and which life of it. A new epoch starts when a log's tail was lost, so that a
-// position in the lost part is never taken for one in what was written instead.
+// Which log: another one after its file was lost. (A log that has lost its tail goes on at offsets
+// that no cursor of it can have.)
 struct LogId {
   uint64_t id = 0;
-  uint32_t epoch = 0;
 
   friend bool operator==(const LogId&, const LogId&) = default;
 };
@@ -25,8 +24,8 @@ struct Cursor {
   friend bool operator==(const Cursor&, const Cursor&) = default;
 };
 
-// Text for clients: base64url without padding of {version u8, log id u64, epoch u32, offset u64},
-// little-endian.
+// Text for clients: base64url without padding of {version u8, log id u64, offset u64,
+// CRC-32C u32}, little-endian.
 inline constexpr size_t kCursorTextBytes = 28;
 std::string FormatCursor(const Cursor& cursor);
 

@@ -23,6 +23,7 @@ class DataDir {
   DataDir& operator=(const DataDir&) = delete;
 
   const std::string& path() const { return path_; }
+  bool is_temporary() const { return is_temporary_; }
 
  private:
   DataDir(std::string path, int lock);

@@ -10,7 +10,19 @@ namespace shardd::events {
 static_assert(std::endian::native == std::endian::little, "segments are little-endian on disk");
 
 // What an index entry describes. Readers skip what they do not know.
-enum class EntryKind : uint8_t { kNone = 0, kEvent = 1 };
+enum class EntryKind : uint8_t {
+  kNone = 0,
+  kEvent = 1,
+  kControl = 2,  // a change of the log's State; takes no offset: it has that of the next event
+  kLost = 3,     // an event whose bytes or entry were damaged: the offset is all that is left
+};
+
+enum EntryFlag : uint8_t {
+  // Committed together with the next entry, or not at all.
+  kWithNext = 1,
+  // Of a control entry: its payload cannot be read any more.
+  kDamaged = 2,
+};
 
 // The fixed-size entry beside each event: all that a filter, a statistic or a recovery needs, so
 // that neither touches the event's bytes. This is the layout in the segment: fields and sizes do
@@ -18,9 +30,12 @@ enum class EntryKind : uint8_t { kNone = 0, kEvent = 1 };
 struct IndexEntry {
   uint32_t position = 0;  // of the record, from the segment's start
   uint32_t length = 0;    // of the record: tag, length and Event
-  uint32_t record_crc =
-      0;  // CRC-32C of the record behind its offset field; the offset stands in this entry
-  uint32_t entry_crc = 0;  // CRC-32C of this entry with this field 0
+  // CRC-32C of the event's data; what stands before it in the record follows from this entry. Of a
+  // control entry: of its payload.
+  uint32_t data_crc = 0;
+  // CRC-32C of this entry with this field 0, seeded by its segment: what an earlier use of the
+  // place has left is no entry.
+  uint32_t entry_crc = 0;
   EntryKind kind = EntryKind::kNone;
   uint8_t flags = 0;
   uint16_t shard_id = 0;
@@ -29,11 +44,12 @@ struct IndexEntry {
       0;  // of Event.data's first byte, from the record's start; it ends where the record ends
   uint32_t type_hash = 0;  // TypeHash(Event.type)
   uint32_t session = 0;
-  uint64_t offset = 0;
+  uint64_t offset = 0;  // of a control entry: that of the next event
   uint64_t guild_id = 0;
   uint64_t sequence = 0;
   int64_t received_unix_nanos = 0;
 
+  bool is_event() const { return kind == EntryKind::kEvent; }
   uint32_t data_size() const { return length - data_position; }
 };
 static_assert(sizeof(IndexEntry) == 64 && std::is_trivially_copyable_v<IndexEntry>);

@@ -1,8 +1,6 @@
 #include "events/ledger.h"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -14,11 +12,11 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
-#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "events/crc32c.h"
+#include "events/owner.h"
 
 namespace shardd::events {
 namespace {
@@ -33,14 +31,13 @@ constexpr std::chrono::milliseconds kDay = std::chrono::hours(24);
 constexpr size_t kCrcOffset = Ledger::kRecordBytes - sizeof(uint32_t);
 
 using Bytes = std::array<unsigned char, Ledger::kRecordBytes>;
-using Key = std::array<unsigned char, 16>;
 
 // The header is a record, too. Magic, version and checksum stay where they are in any format.
 struct Header {
   uint32_t version = kVersion;
   uint32_t capacity = Ledger::kCapacity;
-  Key key{};
-  Key owner{};
+  OwnerKey key{};
+  OwnerHash owner{};
 };
 
 // Puts fields into a record, or takes them out, one behind the other.
@@ -93,46 +90,13 @@ Bytes ToBytes(const Header& header) {
   return bytes;
 }
 
-// "MTk4NjIyNDgz.Cl2FMQ.x" -> "198622483"; empty: not a token of Discord's.
-std::string UserIdOf(std::string_view token) {
-  const size_t dot = token.find('.');
-  if (dot == std::string_view::npos) return "";
-  std::string digits;
-  uint32_t bits = 0;
-  int count = 0;
-  for (const char c : token.substr(0, dot)) {
-    constexpr std::string_view kAlphabet =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const size_t value = kAlphabet.find(c);
-    if (value == std::string_view::npos) return "";
-    bits = bits << 6 | static_cast<uint32_t>(value);
-    count += 6;
-    if (count < 8) continue;
-    count -= 8;
-    const char digit = static_cast<char>(bits >> count & 0xff);
-    if (digit < '0' || digit > '9') return "";
-    digits += digit;
-  }
-  return digits;
-}
-
-Key OwnerOf(const Ledger::Options& options, const Key& key) {
-  std::string whose = UserIdOf(options.token);
-  if (whose.empty()) whose = options.token;
-  whose += '\n' + options.api_url;
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
-       reinterpret_cast<const unsigned char*>(whose.data()), whose.size(), digest, &size);
-  Key owner{};
-  std::memcpy(owner.data(), digest, owner.size());
-  return owner;
+OwnerHash OwnerOf(const Ledger::Options& options, const OwnerKey& key) {
+  return HashOwner(key, options.token, options.api_url);
 }
 
 Header NewHeader(const Ledger::Options& options) {
   Header header;
-  std::random_device device;
-  for (auto& byte : header.key) byte = static_cast<unsigned char>(device());
+  header.key = RandomOwnerKey();
   header.owner = OwnerOf(options, header.key);
   return header;
 }
@@ -213,7 +177,7 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(Options options) {
   if (fd < 0) return Failed("cannot open", options.path, errno);
   std::unique_ptr<Ledger> ledger(new Ledger(std::move(options), fd));
   const absl::Status status = ledger->Read();
-  if (absl::IsNotFound(status)) {  // another bot's
+  if (absl::IsNotFound(status)) {  // of another API
     if (auto made = Make(ledger->options_); !made.ok()) return made;
     return Open(ledger->options_);
   }
@@ -257,10 +221,9 @@ absl::Status Ledger::Read() {
         kVersion, ": run the version that wrote it, or choose another --data-dir"));
   }
   if (header_is_whole && header.owner != OwnerOf(options_, header.key)) {
-    log::Warn(
-        "the session starts in --data-dir are another bot's, or of another --api-url: forgotten",
-        {{"file", path}});
-    return absl::NotFoundError("another bot's");
+    log::Warn("the session starts in --data-dir are of another --api-url: forgotten",
+              {{"file", path}});
+    return absl::NotFoundError("of another API");
   }
   complete_ = header_is_whole && size == kFileBytes;
 

@@ -28,14 +28,13 @@ class Ledger {
  public:
   struct Options {
     std::string path;
-    // The bot's. The file holds no part of it, only a keyed hash of the user id that Discord's
-    // tokens begin with, or of all of another kind of token.
-    std::string token;
+    std::string token;             // the bot's; the file holds no part of it (HashOwner)
     std::string api_url{};         // another API is another Discord, which counts for itself
     const Clock* clock = nullptr;  // outlives the ledger
     std::string boot_id{};         // empty: the kernel's
   };
-  // Makes the file where there is none. A file of another bot or API is replaced.
+  // Makes the file where there is none. A file of another API is replaced; one of another bot,
+  // which ClaimForBot does not let come here, as well.
   //   INVALID_ARGUMENT    a format that this version does not know; the file is as it was
   //   RESOURCE_EXHAUSTED  no space
   //   UNAVAILABLE         the file cannot be made, opened or read

@@ -1,39 +1,54 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "events/cursor.h"
+#include "events/log_file.h"
+#include "events/preparer.h"
+#include "events/recovery.h"
 #include "events/round.h"
 #include "events/segment.h"
+#include "events/state.h"
 
 namespace shardd::events {
 
 struct LogOptions {
-  // Memory that the log may take; it forgets its oldest events beyond it.
+  // The directory that it lives in; empty: memory, for the life of the object.
+  std::string dir{};
+  // Bytes of events that the log keeps; it forgets its oldest ones beyond it. On disk it takes a
+  // sixteenth more.
   uint64_t retain_bytes = uint64_t{2} << 30;
+  // The file loses its name at once, so that nothing is left behind however the process ends.
+  bool is_temporary = false;
+  // Whether pages are brought in ahead of the writer (preparer.h). Only benches do without.
+  bool prepares_pages = true;
 };
 
-// The ring has this many segments: what is forgotten at once is this share of what is kept.
+// What is kept is this many segments of ordinary size; what is forgotten at once is one of them.
 inline constexpr uint64_t kSegmentsInRing = 16;
 // Below this, one ordinary GUILD_CREATE would not fit into a segment.
 inline constexpr uint64_t kMinRetainBytes = kSegmentsInRing * (uint64_t{64} << 10);
 // Positions within a segment have 32 bits; this leaves room for kMaxDataBytes.
 inline constexpr uint64_t kMaxSegmentBytes = uint64_t{1} << 30;
 
-// Whether a log of this size keeps an event with so much data, be it alone. Beside the data stand
-// the type and a few numbers.
-constexpr bool Fits(uint64_t data_bytes, uint64_t retain_bytes) {
-  constexpr uint64_t kBesideData = 1024;
-  return Segment::RoundUp(Segment::BytesFor(data_bytes + kBesideData)) <= retain_bytes;
+// The largest data of an event that a log of this size takes: a segment of five slots, so that with
+// the one before it and the ones that are forgotten for it, the ring does not bite its own tail. A
+// sixteenth of it is for the event's other fields and what begins a segment.
+constexpr uint64_t LargestData(uint64_t retain_bytes) {
+  return std::min<uint64_t>(kMaxDataBytes, retain_bytes / kSegmentsInRing * 5 / 16 * 15);
 }
 
 struct ReadLimits {
@@ -42,42 +57,101 @@ struct ReadLimits {
   uint32_t max_event_bytes = 0;   // an event with larger data is read without it; 0: no limit
 };
 
-// What a read found: events [first, next), as bytes that are a valid serialised EventBatch.
+enum class MissingReason {
+  kNotRetained,  // the log has recycled them
+  kTruncated,    // the log's tail was lost with the machine
+  kDamaged,      // their bytes were changed on disk
+};
+
+// A stretch of offsets of which the log holds nothing.
+struct Missing {
+  std::optional<uint64_t> events{};  // unset: nobody knows
+  MissingReason reason = MissingReason::kNotRetained;
+};
+
+// What a read found: events of [first, next), as bytes that are a valid serialised EventBatch.
 struct Run {
   uint64_t first = 0;
   uint64_t next = 0;
+  uint64_t count = 0;  // events in it; fewer than next - first where a filter left some out
+  // What lies between the position that was asked for and `first`.
+  std::optional<Missing> missing{};
   std::string_view in_log;
   SegmentPin pin;     // keeps `in_log` where it is
   std::string owned;  // instead of `in_log`, where an event does not go out as it stands in the log
   bool full = false;  // a limit ended it, not the end of what is there
-  // The bytes had better be copied than pinned: their segment is about to be recycled.
-  bool ageing = false;
 
   std::string_view bytes() const { return owned.empty() ? in_log : owned; }
 
   bool empty() const { return first == next; }
-  uint64_t events() const { return next - first; }
 };
 
-// All events in one order, bounded by `retain_bytes`; in memory. Thread-safe: workers append, each
-// its own Round; readers read at any position. Readers never hold up a writer beyond the look-up of
-// a segment, and a writer never waits for a reader.
+// What one segment holds from a position on, kept where it is while the view exists: all that a
+// filter, a statistic or a follower of the log needs. For short looks, not for keeping.
+class View {
+ public:
+  View() = default;
+  View(SegmentPin pin, uint32_t first) : pin_(std::move(pin)), first_(first) {
+    const uint32_t count = pin_->count();
+    count_ = count - first_;
+    next_ = pin_->end_offset(count);
+  }
+
+  uint32_t size() const { return count_; }  // entries; of all kinds
+  // REQUIRES: index < size().
+  const IndexEntry& entry(uint32_t index) const { return pin_->entry(first_ + index); }
+  std::string_view record(uint32_t index) const {
+    return pin_->records(first_ + index, first_ + index + 1);
+  }
+
+  // Where to look next. REQUIRES: the view is of a segment, not of the log's end.
+  uint64_t next() const { return next_; }
+
+  // What lies between the position that was asked for and the first entry.
+  std::optional<Missing> missing{};
+
+ private:
+  SegmentPin pin_;
+  uint32_t first_ = 0;
+  uint32_t count_ = 0;
+  uint64_t next_ = 0;
+};
+
+// All events in one order, bounded by `retain_bytes`, in a file that outlives the process.
+// Thread-safe: workers append, each its own Round; readers read at any position. Readers never hold
+// up a writer beyond the look-up of a segment, and a writer never waits for a reader: a segment
+// that is used again while somebody holds bytes of it leaves them these bytes, and they cost memory
+// then.
 class Log {
  public:
+  // Opens what is there, or makes a new log. Another `retain_bytes` than before keeps what fits.
+  //   INVALID_ARGUMENT    retain_bytes is too small; or a format that this version does not know
+  //   RESOURCE_EXHAUSTED  no space; the message has the figures
+  //   UNAVAILABLE         the file cannot be made, opened or mapped
   static absl::StatusOr<std::unique_ptr<Log>> Open(const LogOptions& options);
+  ~Log();
 
   // Gives the round's events their offsets and publishes them, in order and without others between
-  // them, then clears it. There is nothing sensible to go on with when memory for a segment is
-  // refused: it says so and aborts the process, and Discord sends what came after the last
-  // heartbeat again.
+  // them, then clears it. What is published survives the process. There is nothing sensible to go
+  // on with when a segment cannot be mapped: it says so and aborts the process, and Discord sends
+  // what came after the last heartbeat again.
   void Append(Round& round);
 
   // Called after each append, on the appending thread; must not block. Set before the first append.
   void SetListener(std::function<void()> listener) { listener_ = std::move(listener); }
 
+  // The segment that holds `from`, from there on; empty at the end of the log.
+  View Look(uint64_t from) const;
+
   // Events from `from` on: from the oldest kept one where `from` has left the log, so `first` >
-  // `from` is a gap. Empty at the end of the log. REQUIRES: from <= end().
+  // `from` is a gap, which `missing` describes. Empty at the end of the log. REQUIRES: from <=
+  // end().
   Run Read(uint64_t from, const ReadLimits& limits) const;
+
+  // What an earlier process left, as it stood when the log was opened.
+  const State& state_at_open() const { return state_at_open_; }
+  // As it stands now.
+  State state() const;
 
   LogId id() const { return id_; }
   Cursor CursorAt(uint64_t offset) const { return {.log = id_, .offset = offset}; }
@@ -85,47 +159,78 @@ class Log {
   uint64_t end() const { return end_.load(std::memory_order_acquire); }
   // Offset of the oldest kept event; end() when there is none.
   uint64_t oldest() const { return oldest_.load(std::memory_order_acquire); }
+  // Kept events from `offset` on. Offsets are no count of them: the loss of a tail leaves a hole.
+  uint64_t CountFrom(uint64_t offset) const;
 
   struct Stats {
     uint64_t oldest = 0;
     uint64_t end = 0;
+    uint64_t events = 0;                     // kept
     uint64_t bytes = 0;                      // of kept events
     int64_t oldest_received_unix_nanos = 0;  // 0: the log is empty
   };
   Stats GetStats() const;
 
-  // When the event at `offset` was received; 0 if the log does not hold it.
+  // How much can be appended, in bytes as appended_bytes() counts them, before the event at
+  // `offset` is recycled; 0: it has been, or its segment is the next. Of end(): what the log keeps.
+  uint64_t RoomBehind(uint64_t offset) const;
+
+  // What events and their index entries have taken since the log was opened.
+  uint64_t appended_bytes() const { return appended_bytes_.load(std::memory_order_relaxed); }
+
+  // When the event at `offset` was received, or the first one behind the hole that it lies in; 0 if
+  // the log holds neither. Checks no record, so it waits for no disk.
   int64_t ReceivedUnixNanos(uint64_t offset) const;
 
-  // Segments that have left the ring while a reader holds their bytes. When there are this many,
-  // readers are told to copy (Run::ageing), so that stalled readers cannot pin more than one ring's
-  // worth beside the ring.
-  static constexpr size_t kMaxRetiredPinned = 2;
-  size_t retired_pinned() const;
-
  private:
-  Log(LogId id, uint64_t retain_bytes);
+  using Ring = std::deque<std::shared_ptr<Segment>>;
+  struct Found {
+    SegmentPin pin;
+    uint64_t first = 0;
+    bool is_newest = false;
+    std::optional<Missing> missing{};
+  };
 
-  void Rotate(size_t record_bytes);
-  // REQUIRE ring_mutex_.
-  std::shared_ptr<Segment> Find(uint64_t offset) const;
-  int64_t ReceivedLocked(uint64_t offset) const;
-  size_t CountRetiredPinned() const;
+  Log(std::unique_ptr<LogFile> file, Recovered recovered, bool prepares_pages);
+  static absl::StatusOr<std::unique_ptr<LogFile>> OpenFile(const LogOptions& options,
+                                                           Recovered* recovered);
+  void VerifyAll();
+  void Adopt(const Ring& old);
 
+  // REQUIRE append_mutex_.
+  // noexcept: half a round that is appended once more would be doubled.
+  void AppendLocked(const uint8_t* data, std::span<const IndexEntry> entries) noexcept;
+  void Rotate(std::span<const IndexEntry> entries);
+  void StartSegment(uint64_t base_offset, bool behind_lost_tail, const State& state,
+                    size_t record_bytes, size_t entries);
+  std::shared_ptr<Segment> Reuse(Segment::Place place);
+
+  Found Locate(uint64_t from) const;
+  // REQUIRES ring_mutex_.
+  Ring::const_iterator Find(uint64_t offset) const;
+
+  const std::unique_ptr<LogFile> file_;
   const LogId id_;
-  const uint64_t retain_bytes_;
-  const size_t segment_bytes_;
   std::function<void()> listener_;
+  State state_at_open_;
 
-  std::mutex append_mutex_;  // taken before ring_mutex_
+  mutable std::mutex append_mutex_;  // taken before ring_mutex_
   mutable std::mutex ring_mutex_;
   // By base offset; the last one is written to. Changed under both locks, so either is enough to
   // look.
-  std::deque<std::shared_ptr<Segment>> ring_;
-  uint64_t ring_bytes_ = 0;                      // memory of the segments in ring_
-  std::vector<std::weak_ptr<Segment>> retired_;  // left the ring while pinned
+  Ring ring_;
+  // Left the ring, and their place is not in use again yet: whoever has just begun to read one can
+  // end in peace. Under append_mutex_.
+  std::vector<std::shared_ptr<Segment>> resting_;
+  const bool prepares_pages_;
+  size_t unprepared_bytes_ = 0;  // that may be appended before preparer_ is asked again
   std::atomic<uint64_t> oldest_ = 0;
   std::atomic<uint64_t> end_ = 0;
+
+  Preparer preparer_;
+  std::atomic<bool> stopping_ = false;
+  std::thread verifier_;  // reads what an earlier process left
+  std::atomic<uint64_t> appended_bytes_ = 0;
 };
 
 }  // namespace shardd::events

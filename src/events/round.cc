@@ -6,7 +6,9 @@
 #include <cassert>
 #include <cstring>
 
+#include "events/control.h"
 #include "events/crc32c.h"
+#include "events/event_type.h"
 #include "shardd/v1/shardd.pb.h"
 
 namespace shardd::events {
@@ -28,11 +30,9 @@ constexpr size_t kTagBytes = 1;
 constexpr size_t kFixed64Bytes = 8;
 constexpr size_t kMaxVarintBytes = 10;
 
-// Everything of an Event but the characters of `type` and `data`: two fixed64, eight varints (two
-// of them lengths)...
-constexpr size_t kMaxHeadBytes = 11 * kTagBytes + 2 * kFixed64Bytes + 8 * kMaxVarintBytes;
-// ...and the record's own tag and length.
-constexpr size_t kMaxRecordOverhead = kMaxHeadBytes + kTagBytes + kMaxVarintBytes;
+// Everything of a record but the characters of `type` and `data`: two tags and lengths of bytes,
+// two fixed64, six varints, and the record's own tag and length.
+constexpr size_t kMaxRecordOverhead = 12 * kTagBytes + 2 * kFixed64Bytes + 9 * kMaxVarintBytes;
 
 size_t VarintBytes(uint64_t value) { return CodedOutputStream::VarintSize64(value); }
 
@@ -53,6 +53,14 @@ uint8_t* WriteBytes(int field, std::string_view value, uint8_t* out) {
   return out + value.size();
 }
 
+// Of what WriteHead writes.
+size_t HeadBytes(const NewEvent& event) {
+  return 8 * kTagBytes + VarintBytes(event.shard.id) + VarintBytes(event.shard.count) +
+         VarintBytes(event.sequence) + VarintBytes(event.type.size()) + event.type.size() +
+         kFixed64Bytes + VarintBytes(static_cast<uint64_t>(event.received_unix_nanos)) +
+         VarintBytes(event.session) + VarintBytes(event.data.size());
+}
+
 // All fields but `offset`, which stands before them, and `data`, which comes last: a reader that
 // wants no large data gets the rest as it is.
 uint8_t* WriteHead(const NewEvent& event, uint8_t* out) {
@@ -65,6 +73,18 @@ uint8_t* WriteHead(const NewEvent& event, uint8_t* out) {
                     static_cast<uint64_t>(event.received_unix_nanos), out);
   out = WriteVarint(Event::kSessionFieldNumber, event.session, out);
   return WriteVarint(Event::kDataBytesFieldNumber, event.data.size(), out);
+}
+
+// The record up to its data.
+uint8_t* WriteBeforeData(const NewEvent& event, uint64_t offset, uint8_t* out) {
+  const size_t data_bytes = kTagBytes + VarintBytes(event.data.size()) + event.data.size();
+  *out++ = kRecordTag;
+  out = CodedOutputStream::WriteVarint64ToArray(
+      kTagBytes + kFixed64Bytes + HeadBytes(event) + data_bytes, out);
+  out = WriteFixed64(Event::kOffsetFieldNumber, offset, out);
+  out = WriteHead(event, out);
+  *out++ = Tag(Event::kDataFieldNumber, Wire::kBytes);
+  return CodedOutputStream::WriteVarint64ToArray(event.data.size(), out);
 }
 
 }  // namespace
@@ -82,35 +102,37 @@ uint8_t* Round::Reserve(size_t size) {
 
 void Round::Add(const NewEvent& event) {
   assert(event.type.size() <= kMaxTypeBytes && event.data.size() <= kMaxDataBytes);
-  uint8_t head[kMaxHeadBytes + kMaxTypeBytes];
-  const size_t head_size = static_cast<size_t>(WriteHead(event, head) - head);
-  const size_t offset_size = kTagBytes + kFixed64Bytes;
-  const size_t data_size = kTagBytes + VarintBytes(event.data.size()) + event.data.size();
-  const size_t body_size = offset_size + head_size + data_size;
-
   uint8_t* const record = Reserve(kMaxRecordOverhead + kMaxTypeBytes + event.data.size());
-  uint8_t* out = record;
-  *out++ = kRecordTag;
-  out = CodedOutputStream::WriteVarint64ToArray(body_size, out);
-  out = WriteFixed64(Event::kOffsetFieldNumber, 0, out);
-  uint8_t* const behind_offset = out;
-  std::memcpy(out, head, head_size);
-  out += head_size;
-  out = WriteBytes(Event::kDataFieldNumber, event.data, out);
+  uint8_t* out = WriteBeforeData(event, /*offset=*/0, record);
+  std::memcpy(out, event.data.data(), event.data.size());
+  out += event.data.size();
 
   IndexEntry& entry = entries_.emplace_back();
   entry.position = static_cast<uint32_t>(size_);
   entry.length = static_cast<uint32_t>(out - record);
-  entry.record_crc = Crc32c(behind_offset, static_cast<size_t>(out - behind_offset));
+  entry.data_position = static_cast<uint16_t>(entry.length - event.data.size());
+  // Of the data where it came from: what has just been written cannot be read back at full speed.
+  entry.data_crc = Crc32c(event.data.data(), event.data.size());
   entry.kind = EntryKind::kEvent;
   entry.shard_id = static_cast<uint16_t>(event.shard.id);
   entry.shard_count = static_cast<uint16_t>(event.shard.count);
-  entry.data_position = static_cast<uint16_t>(entry.length - event.data.size());
   entry.type_hash = TypeHash(event.type);
   entry.session = event.session;
   entry.guild_id = event.guild_id;
   entry.sequence = event.sequence;
   entry.received_unix_nanos = event.received_unix_nanos;
+  size_ += entry.length;
+}
+
+void Round::Add(const StateChange& change) {
+  const std::string payload = EncodeControl(change);
+  std::memcpy(Reserve(payload.size()), payload.data(), payload.size());
+  IndexEntry& entry = entries_.emplace_back();
+  entry.position = static_cast<uint32_t>(size_);
+  entry.length = static_cast<uint32_t>(payload.size());
+  entry.data_crc = Crc32c(payload.data(), payload.size());
+  entry.kind = EntryKind::kControl;
+  if (std::holds_alternative<SessionOpened>(change)) entry.flags = kWithNext;
   size_ += entry.length;
 }
 
@@ -125,14 +147,39 @@ void Round::Clear() {
   }
 }
 
-size_t OffsetPosition(const uint8_t* record) {
+size_t OffsetPosition(const uint8_t* record, size_t size) {
   size_t position = kTagBytes;
-  while (record[position] & 0x80) ++position;
+  while (position < size && (record[position] & 0x80) != 0) ++position;
   return position + 1 + kTagBytes;
 }
 
+bool IsWholeRecord(std::string_view record, const IndexEntry& entry) {
+  if (entry.kind == EntryKind::kControl) {
+    return entry.data_crc == Crc32c(record.data(), record.size());
+  }
+  if (entry.data_position > record.size()) return false;
+  const std::string_view data = record.substr(entry.data_position);
+  if (entry.data_crc != Crc32c(data.data(), data.size())) return false;
+  // What stands before the data follows from the entry, but for the type, of which it has a hash.
+  const std::string_view type = TypeOf(record);
+  if (type.size() > kMaxTypeBytes || TypeHash(type) != entry.type_hash) return false;
+  const NewEvent event{.shard = {.id = entry.shard_id, .count = entry.shard_count},
+                       .session = entry.session,
+                       .sequence = entry.sequence,
+                       .guild_id = entry.guild_id,
+                       .received_unix_nanos = entry.received_unix_nanos,
+                       .type = type,
+                       .data = data};
+  uint8_t expected[kMaxRecordOverhead + kMaxTypeBytes];
+  uint8_t* const end = WriteBeforeData(event, entry.offset, expected);
+  return std::string_view(reinterpret_cast<const char*>(expected),
+                          static_cast<size_t>(end - expected)) ==
+         record.substr(0, entry.data_position);
+}
+
 std::string WithoutData(std::string_view record, const IndexEntry& entry) {
-  const size_t body = OffsetPosition(reinterpret_cast<const uint8_t*>(record.data())) - kTagBytes;
+  const size_t body =
+      OffsetPosition(reinterpret_cast<const uint8_t*>(record.data()), record.size()) - kTagBytes;
   const size_t data_field = entry.data_position - VarintBytes(entry.data_size()) - kTagBytes;
   const std::string_view kept = record.substr(body, data_field - body);
   std::string stripped(kTagBytes + VarintBytes(kept.size()), '\0');

@@ -10,6 +10,7 @@
 
 #include "common/shard_id.h"
 #include "events/index_entry.h"
+#include "events/state.h"
 
 namespace shardd::events {
 
@@ -37,6 +38,9 @@ class Round {
  public:
   // REQUIRES: event.type and event.data are within their bounds.
   void Add(const NewEvent& event);
+  // A change of what the log remembers of the shards. Readers do not see it. A session that opens
+  // stands directly before its READY, and is in the log with it or not at all.
+  void Add(const StateChange& change);
   void Clear();
 
   bool empty() const { return entries_.empty(); }
@@ -55,8 +59,11 @@ class Round {
   std::vector<IndexEntry> entries_;
 };
 
-// Where Event.offset's eight bytes stand in a record.
-size_t OffsetPosition(const uint8_t* record);
+// Where Event.offset's eight bytes stand in a record of this size.
+size_t OffsetPosition(const uint8_t* record, size_t size);
+
+// Whether the bytes are those that were appended with this entry.
+bool IsWholeRecord(std::string_view record, const IndexEntry& entry);
 
 // The record of `entry` as it goes to a reader that does not want `data` that large: with empty
 // `data`, and `data_bytes` as it was.

@@ -17,6 +17,9 @@ constexpr Aftermath Identify(std::string_view reason, Pause pause = Pause::kNone
 constexpr Aftermath Stop(std::string_view reason) {
   return {NextStep::kStop, Pause::kNone, false, reason};
 }
+constexpr Aftermath StopKeepingSession(std::string_view reason) {
+  return {NextStep::kStop, Pause::kNone, false, reason, /*keeps_session=*/true};
+}
 constexpr Aftermath DieAndResume(std::string_view reason) {
   return {NextStep::kResume, Pause::kNone, true, reason};
 }
@@ -39,8 +42,9 @@ constexpr CloseRow kCloseRows[] = {
     // Docs: reconnect. Sent to every live session after the token was reset or a privileged intent
     // taken away (discord-api-docs#6970): the session is gone.
     {4003, Identify("not authenticated: the session was revoked")},
-    // Docs: do not reconnect.
-    {4004, Stop("the token is not valid: set a new one")},
+    // Docs: do not reconnect. A session belongs to the bot, and may well outlive a token that was
+    // mistyped.
+    {4004, StopKeepingSession("the token is not valid: set a new one")},
     // Docs: reconnect. The session that the first IDENTIFY made may stand.
     {4005, Resume("authenticated twice on one connection")},
     // Not in the docs any more; replaced by op 9 in 2019 (discord-api-docs#1209).

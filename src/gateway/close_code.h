@@ -45,6 +45,8 @@ struct Aftermath {
   Pause pause;
   bool died;                // whatever becomes of the session (crash_guard.h)
   std::string_view reason;  // in words; a literal
+  // kStop: what stopped the shard says nothing of its session, so the next start resumes it.
+  bool keeps_session = false;
 };
 
 // The one table of what follows a disconnect; `code` is that of the server's close frame, or none

@@ -20,6 +20,15 @@ struct Dispatch {
   int64_t received_unix_nanos = 0;
 };
 
+// A session that Discord has just opened by IDENTIFY: what it takes to RESUME it.
+struct OpenedSession {
+  ShardId shard;
+  uint32_t session = 0;  // as in Dispatch
+  std::string_view id{};
+  std::string_view resume_url{};  // empty: none that can be used
+  uint64_t intents = 0;           // that it was identified with; RESUME keeps them
+};
+
 // A session that Discord no longer resumes: what it sent after `last_sequence` will not come.
 struct LostSession {
   ShardId shard;
@@ -62,7 +71,15 @@ class EventSink {
  public:
   virtual ~EventSink() = default;
 
+  // Directly before the session's READY. A READY that was not taken comes with it again.
+  virtual void OnSessionOpened(const OpenedSession& opened) = 0;
+  // The shard's present session is not to be resumed: it is lost, replaced or given up. Told behind
+  // OnSessionLost, where that is told.
+  virtual void OnSessionEnded(ShardId shard, uint32_t session) = 0;
   // An event during which it throws has not been taken, and comes again.
+  //
+  // The newest sequence of a session that came here, or to OnSkippedEvent, is the one that a RESUME
+  // names, so whoever keeps it can resume the session from there.
   virtual void OnDispatch(const Dispatch& dispatch) = 0;
   // In order with the dispatches around it: READY's own dispatch comes before the change to kReady.
   virtual void OnStateChange(const ShardInfo& shard) = 0;

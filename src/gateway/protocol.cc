@@ -34,6 +34,9 @@ constexpr size_t kMaxGuilds = 100'000;
 // all members asks for them (op 8) anyway.
 constexpr int kLargeThreshold = 50;
 
+constexpr char kStopped[] = "stopped";
+constexpr char kStoppedWithSession[] = "stopped, session kept";
+
 std::string Join(std::string_view reason, std::string_view detail) {
   std::string text(reason);
   if (!detail.empty()) {
@@ -73,6 +76,7 @@ bool ShardProtocol::needs_session_start() const {
 bool ShardProtocol::connected() const {
   switch (phase_) {
     case Phase::kOff:
+    case Phase::kAwaitingAddress:
     case Phase::kInGate:
     case Phase::kConnecting:
     case Phase::kPausing:
@@ -104,6 +108,40 @@ void ShardProtocol::SetPhase(Phase phase, ShardState state, std::string reason) 
 
 // ---- What the owner wants ----
 
+void ShardProtocol::SetGatewayUrl(std::string url, Now now) {
+  gateway_url_ = std::move(url);
+  if (phase_ == Phase::kAwaitingAddress && !gateway_url_.empty()) BeginAttempt(now, info_.reason);
+}
+
+void ShardProtocol::Restore(KeptShard kept) {
+  info_.session = kept.last_session;
+  if (kept.session) {
+    KeptSession& session = *kept.session;
+    session_ = Session{.id = std::move(session.id),
+                       .resume_url = std::move(session.resume_url),
+                       .last_event_unix_nanos = session.last_event_unix_nanos};
+    if (session.last_sequence > 0) session_->last_sequence = session.last_sequence;
+    info_.sequence = session.last_sequence;
+    if (session.last_event_unix_nanos > 0) {
+      info_.last_event_at = WallTime(std::chrono::duration_cast<WallTime::duration>(
+          std::chrono::nanoseconds(session.last_event_unix_nanos)));
+    }
+    if (!IsAcceptableResumeUrl(session_->resume_url, gateway_url_)) session_->resume_url.clear();
+    std::string why = std::move(kept.give_up_because);
+    if (why.empty() && (session_->id.empty() || session_->id.size() > kMaxSessionIdBytes)) {
+      why = "what is kept of it is not enough for a RESUME";
+    }
+    if (why.empty()) {
+      SetGuilds(session.guilds);
+    } else {
+      DropSession(why);
+    }
+  }
+  if (!kept.is_stopped) return;
+  info_.state = ShardState::kStopped;
+  info_.reason = has_session() ? kStoppedWithSession : kStopped;
+}
+
 void ShardProtocol::Start(Now now) {
   const bool in_crash_loop = info_.state == ShardState::kCrashLoop;
   if (is_running() && !in_crash_loop) return;
@@ -114,7 +152,12 @@ void ShardProtocol::Start(Now now) {
     pace_.Reset();
     had_session_since_start_ = has_session();
   }
-  BeginAttempt(now, has_session() ? "started with a kept session" : "started");
+  std::string_view reason = "started";
+  if (has_session()) {
+    reason = session_->since ? "started with a kept session"
+                             : "started with the session of an earlier process";
+  }
+  BeginAttempt(now, std::string(reason));
 }
 
 void ShardProtocol::Stop(bool keep_session, Now) {
@@ -128,14 +171,14 @@ void ShardProtocol::Stop(bool keep_session, Now) {
   }
   ForgetConnection();
   const bool gave_up_session = !keep_session && session_;
+  if (gave_up_session) actions_.emplace_back(action::EndSession{info_.session});
   if (!keep_session) {
     session_.reset();
-    guilds_.clear();
     info_.sequence = 0;
-    info_.guilds = 0;
+    SetGuilds({});
   }
   if (was_off && info_.state == ShardState::kStopped && !gave_up_session) return;
-  SetPhase(Phase::kOff, ShardState::kStopped, has_session() ? "stopped, session kept" : "stopped");
+  SetPhase(Phase::kOff, ShardState::kStopped, has_session() ? kStoppedWithSession : kStopped);
 }
 
 // ---- Attempts ----
@@ -143,6 +186,13 @@ void ShardProtocol::Stop(bool keep_session, Now) {
 void ShardProtocol::BeginAttempt(Now now, std::string reason) {
   if (std::exchange(respawning_, false)) info_.last_restart = now.wall;
   resuming_ = has_session();
+  // Only a shard that was restored is started without an address.
+  if (gateway_url_.empty() && (!resuming_ || session_->resume_url.empty())) {
+    SetPhase(Phase::kAwaitingAddress,
+             resuming_ ? ShardState::kBackingOff : ShardState::kWaitingToIdentify,
+             "waits until Discord answers GET /gateway/bot");
+    return;
+  }
   if (!resuming_) {
     in_gate_ = true;
     SetPhase(Phase::kInGate, ShardState::kWaitingToIdentify, std::move(reason));
@@ -151,7 +201,7 @@ void ShardProtocol::BeginAttempt(Now now, std::string reason) {
   }
   // A session lives in one zone of Discord's, whose address READY named; since 2022 the main
   // address works less well for it (discord-api-docs#5282), but that zone's name may vanish.
-  at_resume_url_ = !avoid_resume_url_ && !session_->resume_url.empty();
+  at_resume_url_ = !session_->resume_url.empty() && (!avoid_resume_url_ || gateway_url_.empty());
   ConnectTo(at_resume_url_ ? session_->resume_url : gateway_url_, std::move(reason));
 }
 
@@ -346,7 +396,7 @@ void ShardProtocol::OnReady(const Envelope& envelope, Now now) {
   }
   if (has_session() && session_->id == ready->session_id) {
     // The session's own READY again, replayed.
-    if (!envelope.sequence || TakeSequence(*envelope.sequence, now)) Emit(envelope, now);
+    if (!envelope.sequence || TakeSequence(*envelope.sequence, now)) EmitReady(envelope, now);
     return;
   }
   if (session_) DropSession("READY of a new session came in place of RESUMED");
@@ -364,14 +414,10 @@ void ShardProtocol::OnReady(const Envelope& envelope, Now now) {
     session_->resume_url.clear();
   }
   had_session_since_start_ = true;
-  guilds_.clear();
-  for (const uint64_t guild : ready->guilds) {
-    if (guilds_.size() < kMaxGuilds) guilds_.insert(guild);
-  }
-  info_.guilds = static_cast<uint32_t>(guilds_.size());
+  SetGuilds(ready->guilds);
   ++info_.session;
   if (envelope.sequence) TakeSequence(*envelope.sequence, now);
-  Emit(envelope, now);
+  EmitReady(envelope, now);
   BecomeReady(/*new_session=*/true, now);
 }
 
@@ -386,6 +432,14 @@ void ShardProtocol::BecomeReady(bool new_session, Now now) {
     actions_.emplace_back(action::Send{Payload(Opcode::kPresenceUpdate, presence_)});
   }
   SetPhase(Phase::kReady, ShardState::kReady, new_session ? "ready" : "resumed");
+}
+
+void ShardProtocol::SetGuilds(std::span<const uint64_t> guilds) {
+  guilds_.clear();
+  for (const uint64_t guild : guilds) {
+    if (guilds_.size() < kMaxGuilds) guilds_.insert(guild);
+  }
+  info_.guilds = static_cast<uint32_t>(guilds_.size());
 }
 
 void ShardProtocol::TrackGuilds(const Envelope& envelope) {
@@ -448,6 +502,14 @@ void ShardProtocol::Unsettle(uint32_t session, uint64_t sequence) {
   if (sequence == 0 || sequence > *session_->last_sequence) return;
   session_->last_sequence = sequence - 1;
   info_.sequence = sequence - 1;
+}
+
+void ShardProtocol::EmitReady(const Envelope& envelope, Now now) {
+  actions_.emplace_back(action::OpenSession{.session = info_.session,
+                                            .id = session_->id,
+                                            .resume_url = session_->resume_url,
+                                            .intents = options_.intents});
+  Emit(envelope, now);
 }
 
 void ShardProtocol::Emit(const Envelope& envelope, Now now) {
@@ -521,6 +583,7 @@ void ShardProtocol::Tick(Now now) {
   phase_deadline_ = SteadyTime::max();
   switch (phase_) {
     case Phase::kOff:
+    case Phase::kAwaitingAddress:
     case Phase::kInGate:
     case Phase::kConnecting:
     case Phase::kReady:
@@ -579,11 +642,11 @@ void ShardProtocol::EndWith(const Aftermath& aftermath, std::string reason, bool
   ForgetConnection();
 
   if (aftermath.next == NextStep::kStop) {
-    DropSession(reason);
+    if (!aftermath.keeps_session) DropSession(reason);
     SetPhase(Phase::kOff, ShardState::kFailed, std::move(reason));
     return;
   }
-  const std::optional<SteadyTime> since = session_ ? std::optional(session_->since) : std::nullopt;
+  const std::optional<SteadyTime> since = session_ ? session_->since : std::nullopt;
   if (aftermath.next == NextStep::kIdentify || !has_session()) {
     DropSession(reason);
   } else if (failed_resumes_ >= kMaxFailedResumes) {
@@ -649,6 +712,7 @@ void ShardProtocol::DropSession(std::string_view reason) {
                           .last_sequence = session_->last_sequence.value_or(0),
                           .last_event_unix_nanos = session_->last_event_unix_nanos,
                           .reason = std::string(reason)});
+  actions_.emplace_back(action::EndSession{info_.session});
   session_.reset();
   info_.sequence = 0;
 }

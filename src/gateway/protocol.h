@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -17,6 +18,7 @@
 #include "gateway/crash_guard.h"
 #include "gateway/envelope.h"
 #include "gateway/event_sink.h"
+#include "gateway/kept_shard.h"
 #include "gateway/reconnect_pace.h"
 #include "gateway/shard_info.h"
 #include "gateway/shard_timings.h"
@@ -66,6 +68,17 @@ struct Send {
 struct Close {
   uint16_t code = kCloseKeepingSession;
 };
+// A session begins with the READY that is emitted next.
+struct OpenSession {
+  uint32_t session = 0;
+  std::string id;
+  std::string resume_url;
+  uint64_t intents = 0;
+};
+// The session is not to be resumed, ever.
+struct EndSession {
+  uint32_t session = 0;
+};
 struct EmitDispatch {
   Dispatch dispatch;
 };
@@ -96,10 +109,11 @@ struct Warn {
 
 }  // namespace action
 
-using Action = std::variant<action::EmitDispatch, action::Send, action::ChangeState,
-                            action::EnterGate, action::LeaveGate, action::SpendSessionStart,
-                            action::Connect, action::Close, action::LoseSession, action::SkipEvent,
-                            action::EnterCrashLoop, action::ReportSilence, action::Warn>;
+using Action =
+    std::variant<action::EmitDispatch, action::Send, action::ChangeState, action::EnterGate,
+                 action::LeaveGate, action::SpendSessionStart, action::Connect, action::Close,
+                 action::OpenSession, action::EndSession, action::LoseSession, action::SkipEvent,
+                 action::EnterCrashLoop, action::ReportSilence, action::Warn>;
 
 // One shard's side of the gateway protocol, without I/O:
 // https://discord.com/developers/docs/events/gateway. What happens goes in through the methods,
@@ -118,9 +132,11 @@ class ShardProtocol {
 
   // ---- What the owner wants ----
 
-  // The main gateway address, as /gateway/bot gives it; used by the next connection. REQUIRES:
-  // before Start.
-  void SetGatewayUrl(std::string url) { gateway_url_ = std::move(url); }
+  // The main gateway address, as /gateway/bot gives it; used by the next connection. A shard that
+  // was started without one waits for it where it cannot do without.
+  void SetGatewayUrl(std::string url, Now now);
+  // Goes on with what an earlier process has left. REQUIRES: before Start.
+  void Restore(KeptShard kept);
   // `d` of an op 3, JSON: goes into the IDENTIFYs from now on, since a new session does not inherit
   // the presence of the one before.
   void SetPresence(std::string json) { presence_ = std::move(json); }
@@ -178,7 +194,8 @@ class ShardProtocol {
 
  private:
   enum class Phase {
-    kOff,  // idle, stopped or failed
+    kOff,              // idle, stopped or failed
+    kAwaitingAddress,  // of the gateway
     kInGate,
     kConnecting,
     kAwaitingHello,
@@ -194,7 +211,7 @@ class ShardProtocol {
   struct Session {
     std::string id;                           // empty: the server has none, so nothing to resume
     std::string resume_url;                   // empty: none that can be used
-    SteadyTime since;                         // READY
+    std::optional<SteadyTime> since{};        // READY; none: in an earlier process
     std::optional<uint64_t> last_sequence{};  // that was handed to the sink
     int64_t last_event_unix_nanos = 0;
     // Where a RESUME was tried already to fill a gap: if it comes again, the server has no more.
@@ -213,8 +230,10 @@ class ShardProtocol {
   void OnDispatch(const Envelope& envelope, Now now);
   void OnReady(const Envelope& envelope, Now now);
   void BecomeReady(bool new_session, Now now);
+  void SetGuilds(std::span<const uint64_t> guilds);
   void TrackGuilds(const Envelope& envelope);
   bool TakeSequence(uint64_t sequence, Now now);
+  void EmitReady(const Envelope& envelope, Now now);
   void Emit(const Envelope& envelope, Now now);
   void RequestSessionStart();
   void SendIdentify(Now now);

@@ -102,6 +102,20 @@ Shard::Shard(ProtocolOptions options, ShardContext* context)
 
 Now Shard::TimeNow() const { return {context_->clock.Steady(), context_->clock.Wall()}; }
 
+void Shard::SetGatewayUrl(const std::string& url) {
+  Guarded([&] {
+    protocol_.SetGatewayUrl(url, TimeNow());
+    if (!protocol_.actions().empty()) Perform();
+  });
+}
+
+void Shard::Restore(KeptShard kept) {
+  Guarded([&] {
+    protocol_.Restore(std::move(kept));
+    Perform();
+  });
+}
+
 void Shard::Start() {
   Guarded([this] {
     protocol_.Start(TimeNow());
@@ -162,6 +176,20 @@ void Shard::Do(action::ChangeState& a) {
   LogState(name_, a.info);
   context_->sink_touched = true;
   context_->sink.OnStateChange(a.info);
+}
+
+void Shard::Do(action::OpenSession& a) {
+  context_->sink_touched = true;
+  context_->sink.OnSessionOpened({.shard = info().shard,
+                                  .session = a.session,
+                                  .id = a.id,
+                                  .resume_url = a.resume_url,
+                                  .intents = a.intents});
+}
+
+void Shard::Do(action::EndSession& a) {
+  context_->sink_touched = true;
+  context_->sink.OnSessionEnded(info().shard, a.session);
 }
 
 void Shard::Do(action::LoseSession& a) {
@@ -359,6 +387,14 @@ void Shard::OnTimer() {
   });
 }
 
+void Shard::Unsettle(const Action& action) {
+  if (const auto* emit = std::get_if<action::EmitDispatch>(&action)) {
+    protocol_.Unsettle(emit->dispatch.session, emit->dispatch.sequence);
+  } else if (const auto* skip = std::get_if<action::SkipEvent>(&action)) {
+    protocol_.Unsettle(info().session, skip->sequence);
+  }
+}
+
 // An exception is a bug, or memory that ran out: this shard dies of it, and nothing else does.
 template <class Function>
 void Shard::Guarded(Function function) {
@@ -372,15 +408,9 @@ void Shard::Guarded(Function function) {
 void Shard::OnException(const char* what) {
   log::Error("shard died of an exception", {{"shard", name_}, {"what", what}});
   // What was not performed is void, but no event may be lost by it: RESUME brings it again.
-  for (size_t i = performed_; i < performing_.size(); ++i) {
-    const auto* emit = std::get_if<action::EmitDispatch>(&performing_[i]);
-    if (emit != nullptr) protocol_.Unsettle(emit->dispatch.session, emit->dispatch.sequence);
-  }
+  for (size_t i = performed_; i < performing_.size(); ++i) Unsettle(performing_[i]);
   performing_.clear();
-  for (const Action& each : protocol_.actions()) {
-    const auto* emit = std::get_if<action::EmitDispatch>(&each);
-    if (emit != nullptr) protocol_.Unsettle(emit->dispatch.session, emit->dispatch.sequence);
-  }
+  for (const Action& each : protocol_.actions()) Unsettle(each);
   protocol_.actions().clear();
   if (const ConnectionPtr connection = std::exchange(connection_, nullptr)) {
     connection->transport->Abort();

@@ -47,7 +47,9 @@ class Shard {
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
 
-  void SetGatewayUrl(const std::string& url) { protocol_.SetGatewayUrl(url); }
+  void SetGatewayUrl(const std::string& url);
+  // REQUIRES: before Start.
+  void Restore(KeptShard kept);
   void Start();
   void Stop(bool keep_session);
   // Queues a command; see SendQueue. A shard that does not run refuses it, and what waits when it
@@ -85,6 +87,8 @@ class Shard {
   void Do(action::SpendSessionStart& a);
   void Do(action::Connect& a);
   void Do(action::Close& a);
+  void Do(action::OpenSession& a);
+  void Do(action::EndSession& a);
   void Do(action::LoseSession& a);
   void Do(action::SkipEvent& a);
   void Do(action::EnterCrashLoop& a);
@@ -104,6 +108,8 @@ class Shard {
   boost::asio::awaitable<void> CloseGently(ConnectionPtr connection, uint16_t code);
   void Deliver(Connection& connection, const Transport::Message& message);
   void OnEnd(const ConnectionPtr& connection, std::exception_ptr error);
+  // What was not performed: if it is an event, it is to come again.
+  void Unsettle(const Action& action);
   template <class Function>
   void Guarded(Function function);
   void OnException(const char* what);

@@ -17,6 +17,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "gateway/gateway_url.h"
 #include "gateway/identify_gate.h"
 #include "gateway/send_member_limit.h"
 #include "gateway/shard.h"
@@ -95,7 +96,7 @@ class Worker {
       shard = std::make_unique<Shard>(std::move(options), &context_);
       shard->SetGatewayUrl(gateway_url);
       const std::lock_guard lock(published_mutex_);
-      shard->published = &published_[id];
+      shard->published = &published_.emplace(id, shard->info()).first->second;
     }
     return *shard;
   }
@@ -241,6 +242,7 @@ class ShardPool::Core {
     const std::lock_guard lock(control_);
     if (stopped_) return;
     gateway_url_ = bot.url;
+    has_gateway_bot_ = true;
     RunOnAll([url = bot.url](Worker& worker) {
       worker.ForEach([&](Shard& shard) { shard.SetGatewayUrl(url); });
     });
@@ -253,14 +255,29 @@ class ShardPool::Core {
                     clock_.Steady());
   }
 
+  void Restore(std::vector<KeptShard> shards, const std::string& gateway_url) {
+    const std::lock_guard lock(control_);
+    const auto url = ParseUrl(gateway_url);
+    if (url && gateway_url.starts_with("ws")) gateway_url_ = gateway_url;
+    RunOnAll([&](Worker& worker) {
+      for (KeptShard& kept : shards) {
+        if (&WorkerOf(kept.shard.id) != &worker) continue;
+        Shard& shard = worker.FindOrMake(kept.shard, gateway_url_);
+        const bool is_stopped = kept.is_stopped;
+        shard.Restore(std::move(kept));
+        if (!is_stopped && shard.has_session()) shard.Start();
+      }
+    });
+  }
+
   absl::Status Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
     const std::lock_guard lock(control_);
     if (stopped_) return absl::UnavailableError("the shards are being stopped");
-    if (!gateway_url_) {
+    const StartsNeeded starts = CountStartsNeeded(shard_ids, shard_count);
+    if (starts.now > 0 && !has_gateway_bot_) {
       return absl::UnavailableError(
           "the gateway's address is not known yet: Discord has not answered /gateway/bot");
     }
-    const StartsNeeded starts = CountStartsNeeded(shard_ids, shard_count);
     const uint32_t needed = starts.now + starts.before;
     const SessionBudget budget = gate_.budget(clock_.Steady());
     // What only resumes costs nothing, whoever else waits.
@@ -282,7 +299,7 @@ class ShardPool::Core {
       worker
           .Run([&] {
             for (const uint32_t id : run) {
-              worker.FindOrMake({id, shard_count}, *gateway_url_).Start();
+              worker.FindOrMake({id, shard_count}, gateway_url_).Start();
             }
           })
           .wait();
@@ -392,8 +409,9 @@ class ShardPool::Core {
   IdentifyGate gate_;
   SendMemberLimit members_;
   std::vector<std::unique_ptr<Worker>> workers_;
-  std::mutex control_;  // one command at a time; workers never take it
-  std::optional<std::string> gateway_url_;
+  std::mutex control_;       // one command at a time; workers never take it
+  std::string gateway_url_;  // empty: not known
+  bool has_gateway_bot_ = false;
   bool stopped_ = false;
 
   std::mutex sends_mutex_;  // never held while anything is waited for
@@ -404,6 +422,9 @@ class ShardPool::Core {
 ShardPool::ShardPool(ShardPoolOptions options, SinkFactory make_sink)
     : core_(std::make_unique<Core>(std::move(options), make_sink)) {}
 ShardPool::~ShardPool() { Stop(kDefaultStopTimeout); }
+void ShardPool::Restore(std::vector<KeptShard> shards, const std::string& gateway_url) {
+  core_->Restore(std::move(shards), gateway_url);
+}
 void ShardPool::SetGatewayBot(const GatewayBot& bot) { core_->SetGatewayBot(bot); }
 absl::Status ShardPool::Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
   return core_->Spawn(shard_ids, shard_count);

@@ -16,6 +16,7 @@
 #include "gateway/gateway_bot.h"
 #include "gateway/identify_gate.h"
 #include "gateway/inflater.h"
+#include "gateway/kept_shard.h"
 #include "gateway/send_command.h"
 #include "gateway/shard_info.h"
 #include "gateway/shard_timings.h"
@@ -58,13 +59,20 @@ class ShardPool {
   ShardPool(const ShardPool&) = delete;
   ShardPool& operator=(const ShardPool&) = delete;
 
-  // The gateway's address and limits. Shards can be spawned from the first call on.
+  // The gateway's address and limits. From the first call on shards that have to IDENTIFY can be
+  // spawned.
   void SetGatewayBot(const GatewayBot& bot);
+
+  // Makes the shards of an earlier process. Those that have a session and are not stopped resume,
+  // without waiting for SetGatewayBot; the others wait for Spawn. Sessions that are not to be
+  // resumed have been told as lost when this returns. `gateway_url` is the gateway's address as it
+  // was known then; empty: not known. REQUIRES: before Spawn and SetGatewayBot, no shard twice.
+  void Restore(std::vector<KeptShard> shards, const std::string& gateway_url);
 
   // Starts shards that are not running, in the order given; one that runs stays as it is, but for
   // the pause of a crash loop, which ends. A shard that was killed with `keep_session` resumes.
   // Returns when accepted.
-  //   UNAVAILABLE          no SetGatewayBot yet
+  //   UNAVAILABLE          no SetGatewayBot yet, and one of the shards has no session to resume
   //   RESOURCE_EXHAUSTED   more IDENTIFYs than the session start limit has left; nothing was
   //   started
   // REQUIRES: each id < shard_count, no id twice.

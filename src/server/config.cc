@@ -14,6 +14,7 @@
 #include "absl/strings/str_replace.h"
 #include "common/status.h"
 #include "events/log.h"
+#include "events/snapshots.h"
 #include "gateway/intents.h"
 #include "gateway/payload.h"
 #include "server/version.h"
@@ -35,6 +36,8 @@ constexpr uint32_t kMostGuildsPerShard = 2500;  // Discord's own limit
 constexpr uint32_t kMostSubscribers = 100'000;
 // Leaves what IDENTIFY takes beside it, the token above all, of Discord's 4096 bytes a payload.
 constexpr size_t kMostPresenceBytes = 3072;
+constexpr std::chrono::seconds kLeastConsumerTtl{1};
+constexpr std::chrono::hours kMostConsumerTtl{24 * 365};
 constexpr std::chrono::hours kMostTimeout{1};
 constexpr std::chrono::hours kMostCrashLoopTime{24};
 constexpr std::chrono::hours kMostSilence{24};
@@ -98,7 +101,9 @@ absl::Status StoreApiUrl(const std::string& text, std::string& target) {
   if (!text.starts_with("http://") && !text.starts_with("https://")) {
     return Invalid(absl::StrCat("'", text, "' is not a URL such as https://discord.com/api/v10"));
   }
+  // Sessions and the ledger are of the URL as it stands here: a slash more is the same Discord.
   target = text;
+  while (target.ends_with('/') && !target.ends_with("://")) target.pop_back();
   return absl::OkStatus();
 }
 
@@ -173,8 +178,9 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
               {"none", gateway::Compression::kNone}},
              config.compression);
        }},
-      {"max-message-bytes", "64MiB",
-       "The largest payload that is taken from Discord, inflated or not.",
+      {"max-message-bytes", std::nullopt,
+       "The largest payload that is taken from Discord, inflated or not. Default: 64MiB, or what a "
+       "smaller --retain-bytes has room for.",
        [&](const auto& text) {
          return Store(ParseSize(text, kLeastMaxMessageBytes, events::kMaxDataBytes),
                       config.max_message_bytes);
@@ -201,12 +207,24 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
        [&](const auto& text) { return StoreText(text, config.tls_key); }},
       {"data-dir", std::nullopt,
        "Where state is kept. Default: $STATE_DIRECTORY, else ./shardd-data; a fresh temporary one "
-       "with --simulate. This version keeps the session starts there, and its log in memory.",
+       "with --simulate. See docs/data-dir.md.",
        [&](const auto& text) { return StoreText(text, config.data_dir); }},
-      {"retain-bytes", "2GiB", "Bytes of events that the log keeps.",
+      {"retain-bytes", "2GiB",
+       "Bytes of events that the log keeps; on disk it takes a sixteenth more.",
        [&](const auto& text) {
          return Store(ParseSize(text, events::kMinRetainBytes, kMostRetainBytes),
                       config.retain_bytes);
+       }},
+      {"snapshot-bytes", "1GiB",
+       "Most bytes on disk for the guilds' present state, which streams with `snapshot` start "
+       "with. "
+       "0: off.",
+       [&](const auto& text) {
+         const auto parsed = ParseSize(text, 0, kMostRetainBytes);
+         if (parsed.ok() && *parsed > 0 && *parsed < events::Snapshots::kMinBytes) {
+           return Invalid(absl::StrCat("is ", *parsed, ": it can be 0, or 4MiB and more"));
+         }
+         return Store(parsed, config.snapshot_bytes);
        }},
       {"batch-delay", "1ms",
        "How long events may be collected before they are passed on: more batching, less CPU. 0: "
@@ -261,6 +279,13 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
        [&](const auto& text) {
          return Store(ParseNumber(text, 1, kMostSubscribers), config.max_subscribers);
        }},
+      {"consumer-ttl", "168h",
+       "A named consumer that neither reads nor acknowledges for so long is forgotten.",
+       [&](const auto& text) {
+         const auto parsed = ParseDuration(text, kMostConsumerTtl);
+         if (parsed.ok() && *parsed < kLeastConsumerTtl) return Invalid("is less than 1s");
+         return Store(parsed, config.consumer_ttl);
+       }},
       {"drain-timeout", "10s", "How long a stop may take before streams and connections are cut.",
        [&](const auto& text) {
          const auto parsed = ParseDuration(text, kMostDrainTimeout);
@@ -271,6 +296,9 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
        }},
       {"no-spawn", "false", "Start no shards until Spawn is called.",
        [&](const auto& text) { return Store(ParseBool(text), config.no_spawn); }, true},
+      {"reset-generation", "false",
+       "Forget the shards that --data-dir knows, and start those of the flags with new sessions.",
+       [&](const auto& text) { return Store(ParseBool(text), config.reset_generation); }, true},
       {"environment", "production", "A name for this installation, shown in Stats.",
        [&](const auto& text) { return StoreText(text, config.environment); }},
       {"log-level", "info", "debug, info, warn or error.",
@@ -377,10 +405,12 @@ absl::Status CheckTogether(const Config& config) {
       return Invalid("--guilds-per-shard: has a meaning with --shard-count auto only");
     }
   }
-  if (!events::Fits(config.max_message_bytes, config.retain_bytes)) {
+  const uint64_t largest = events::LargestData(config.retain_bytes);
+  if (config.max_message_bytes > largest) {
     return Invalid(absl::StrCat("--max-message-bytes: an event of ", config.max_message_bytes,
                                 " bytes would not fit into a log of --retain-bytes ",
-                                config.retain_bytes, ": lower the first, or raise the second"));
+                                config.retain_bytes, ", which takes ", largest,
+                                ": lower the first, or raise the second"));
   }
   if (config.tls_cert.empty() != config.tls_key.empty()) {
     return Invalid("--tls-cert and --tls-key: give both or none");
@@ -533,6 +563,10 @@ absl::StatusOr<Config> LoadConfig(const std::vector<std::string>& arguments,
                           from_file.contains("api-url"))) {
     return Invalid(
         "--simulate and --api-url: give one of them, since --simulate brings a Discord of its own");
+  }
+  if (config.max_message_bytes == 0) {
+    config.max_message_bytes = std::min<uint64_t>(gateway::kDefaultMaxMessageBytes,
+                                                  events::LargestData(config.retain_bytes));
   }
   if (auto status = CheckTogether(config); !status.ok()) return status;
   if (auto status = ReadToken(token_file, environment, config); !status.ok()) return status;

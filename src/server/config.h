@@ -36,13 +36,16 @@ struct Config {
   gateway::IdentifyReserve identify_reserve;
   std::chrono::milliseconds gateway_bot_interval{0};
   uint64_t retain_bytes = 0;
+  uint64_t snapshot_bytes = 0;  // 0: off
   std::chrono::microseconds batch_delay{0};
   uint32_t threads = 1;
   gateway::ShardTimings timings;
   gateway::CrashGuardOptions crash_guard;
   uint32_t max_subscribers = 0;
+  std::chrono::nanoseconds consumer_ttl{0};
   std::chrono::milliseconds drain_timeout{0};
   bool no_spawn = false;
+  bool reset_generation = false;
   std::string environment;
   log::Level log_level = log::Level::kInfo;
   log::Format log_format = log::Format::kText;

@@ -10,6 +10,12 @@ namespace shardd::server {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+constexpr std::string_view kNoShardsYet = "not all shards run yet; trying again";
+
+}  // namespace
+
 GatewayWatch::GatewayWatch(GatewayWatchOptions options, ShardDirector& director, ShardBoard& board,
                            std::function<void(int exit_code)> on_fatal)
     : options_(std::move(options)),
@@ -87,8 +93,9 @@ void GatewayWatch::OnAnswer(const gateway::GatewayBot& bot) {
 }
 
 bool GatewayWatch::TrySpawn() {
-  const auto shards = director_.Spawn({}, 0);
+  const auto shards = director_.StartWanted();
   if (shards.ok()) {
+    if (shards->empty()) return true;  // somebody has stopped them meanwhile
     log::Info("starting shards",
               {{"shards", shards->size()}, {"shard_count", director_.overview().shard_count}});
     return true;
@@ -101,8 +108,7 @@ bool GatewayWatch::TrySpawn() {
   }
   const milliseconds pause = spawn_retry_.Next();
   due_ = std::min(due_, SteadyClock::now() + pause);
-  log::Warn("no shards yet; trying again",
-            {{"error", Message(shards.status())}, {"in_ms", pause.count()}});
+  log::Warn(kNoShardsYet, {{"error", Message(shards.status())}, {"in_ms", pause.count()}});
   return false;
 }
 
@@ -137,8 +143,8 @@ void GatewayWatch::OnFailure(const absl::Status& status) {
     not_before_ = std::max(not_before_, now + std::min(pause, options_.least_pause));
   }
   due_ = now + pause;
-  log::Warn(is_known_ ? "the gateway cannot be read again; shards go on with what is known"
-                      : "no shards yet; trying again",
+  log::Warn(is_known_ || is_spawned_ ? "the gateway cannot be read; shards go on with what is known"
+                                     : kNoShardsYet,
             {{"error", Message(status)}, {"in_ms", pause.count()}});
 }
 

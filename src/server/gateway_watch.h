@@ -24,7 +24,7 @@ struct GatewayWatchOptions {
   // After an answer that is none.
   BackoffOptions retry{.first = std::chrono::milliseconds(1'000),
                        .longest = std::chrono::milliseconds(300'000)};
-  bool spawn = true;  // start the wanted shards as soon as Discord has answered
+  bool spawn = true;  // StartWanted() as soon as Discord has answered
 };
 
 // Reads GET /gateway/bot for the whole process, one request at a time: at the start until Discord

@@ -12,8 +12,26 @@ namespace shardd::server {
 LogSink::LogSink(events::Log& log, ShardBoard& board, std::function<void()> on_state_change)
     : log_(log), board_(board), on_state_change_(std::move(on_state_change)) {}
 
-void LogSink::OnDispatch(const gateway::Dispatch& dispatch) {
+void LogSink::AppendLargeRound() {
   if (round_.bytes() > kMaxRoundBytes) log_.Append(round_);
+}
+
+void LogSink::OnSessionOpened(const gateway::OpenedSession& opened) {
+  AppendLargeRound();
+  round_.Add(events::SessionOpened{.shard = opened.shard,
+                                   .session = opened.session,
+                                   .id = std::string(opened.id),
+                                   .resume_url = std::string(opened.resume_url),
+                                   .intents = opened.intents});
+}
+
+void LogSink::OnSessionEnded(ShardId shard, uint32_t session) {
+  round_.Add(events::SessionEnded{.shard = shard, .session = session});
+}
+
+void LogSink::OnDispatch(const gateway::Dispatch& dispatch) {
+  // The session that a READY opens goes into the log with it.
+  if (dispatch.type != "READY") AppendLargeRound();
   round_.Add({.shard = dispatch.shard,
               .session = dispatch.session,
               .sequence = dispatch.sequence,
@@ -42,6 +60,8 @@ void LogSink::OnSkippedEvent(const gateway::SkippedEvent& skipped) {
   AddOwnEvent(skipped.shard, skipped.session, "SHARDD_OVERSIZE",
               absl::StrCat("\"session\":", skipped.session, ",\"sequence\":", skipped.sequence,
                            ",\"type\":\"", JsonEscape(skipped.type), "\""));
+  round_.Add(events::SequencePassed{
+      .shard = skipped.shard, .session = skipped.session, .sequence = skipped.sequence});
 }
 
 void LogSink::OnCrashLoop(const gateway::CrashLoop& loop) {

@@ -11,13 +11,15 @@
 namespace shardd::server {
 
 // Carries what one worker's shards say into the log: dispatches as they are, and what shardd itself
-// has to say about a shard as SHARDD_ events (documented in the proto). Owned by the worker, used
-// on its thread alone.
+// has to say about a shard as SHARDD_ events (documented in the proto); and, for the next process,
+// what becomes of their sessions. Owned by the worker, used on its thread alone.
 class LogSink final : public gateway::EventSink {
  public:
   // `on_state_change` is called after the board knows of a change; must not block.
   LogSink(events::Log& log, ShardBoard& board, std::function<void()> on_state_change);
 
+  void OnSessionOpened(const gateway::OpenedSession& opened) override;
+  void OnSessionEnded(ShardId shard, uint32_t session) override;
   void OnDispatch(const gateway::Dispatch& dispatch) override;
   void OnStateChange(const gateway::ShardInfo& shard) override;
   void OnSessionLost(const gateway::LostSession& lost) override;
@@ -31,6 +33,7 @@ class LogSink final : public gateway::EventSink {
   static constexpr size_t kMaxRoundBytes = size_t{256} << 10;
 
  private:
+  void AppendLargeRound();
   // `fields`: what follows shard_id and shard_count in the event's JSON.
   void AddOwnEvent(ShardId shard, uint32_t session, std::string_view type, std::string_view fields);
 

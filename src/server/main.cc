@@ -14,6 +14,7 @@
 #include "server/config.h"
 #include "server/exit_code.h"
 #include "server/server.h"
+#include "server/version.h"
 #include "simulator/simulator.h"
 
 namespace shardd::server {
@@ -63,10 +64,8 @@ int Run(Config config) {
     log::Info("simulating Discord",
               {{"api_url", config.api_url}, {"guilds", config.simulate_guilds}});
   }
-  log::Warn(
-      "events are kept in memory in this version: they last as long as the process. Session starts "
-      "are counted on disk",
-      {{"data_dir", config.data_dir.empty() ? "temporary" : config.data_dir}});
+  log::Info("starting", {{"version", kVersion},
+                         {"data_dir", config.data_dir.empty() ? "temporary" : config.data_dir}});
 
   // Set before the signal that wakes the main thread, so it needs no lock.
   static volatile std::sig_atomic_t exit_code = kExitClean;
@@ -104,6 +103,8 @@ int main(int argc, char** argv) {
   const sigset_t signals = StopSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  // A limit on the size of files is an error that is told, like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
 
   auto config = LoadConfig({argv + 1, argv + argc}, ProcessEnvironment());
   if (absl::IsCancelled(config.status())) {

@@ -12,7 +12,8 @@ class OpenStream : public Waiter {
   // Thread-safe.
   virtual void BeginStop() = 0;
 
-  // For Stats: true, and `subscriber` filled in, where the stream reads the log. Thread-safe.
+  // For Stats: true, and `subscriber` filled in, where the stream reads the log and nobody has
+  // taken over from it. Thread-safe.
   virtual bool Describe(v1::Subscriber& subscriber) const = 0;
 };
 

@@ -9,11 +9,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "events/consumers.h"
 #include "events/data_dir.h"
+#include "events/owner.h"
+#include "events/snapshot_follower.h"
+#include "events/snapshots.h"
 #include "server/admin_http.h"
 #include "server/gateway_watch.h"
 #include "server/log_sink.h"
 #include "server/open_stream.h"
+#include "server/retention_watch.h"
 #include "server/session_starts.h"
 #include "server/shard_board.h"
 #include "server/shard_control_service.h"
@@ -74,6 +79,18 @@ std::string WithPort(const ListenAddress& address, int port) {
   return absl::StrCat(ipv6 ? "[" : "", address.host, ipv6 ? "]" : "", ":", port);
 }
 
+// nullptr: off.
+absl::StatusOr<std::unique_ptr<events::Snapshots>> OpenSnapshots(const Config& config,
+                                                                 const events::DataDir& data_dir,
+                                                                 const events::Log& log) {
+  const std::string path = data_dir.path() + "/snapshot";
+  if (config.snapshot_bytes == 0) {
+    events::Snapshots::Remove(path);
+    return nullptr;
+  }
+  return events::Snapshots::Open({.path = path, .max_bytes = config.snapshot_bytes, .log = &log});
+}
+
 // gRPC says on standard error what our own errors say better; at debug level it stays visible.
 void ForwardGrpcLog(gpr_log_func_args* args) { log::Debug(args->message, {{"from", "grpc"}}); }
 
@@ -83,11 +100,15 @@ void ForwardGrpcLog(gpr_log_func_args* args) { log::Debug(args->message, {{"from
 class Server::Parts {
  public:
   Parts(const Config& config, std::unique_ptr<events::DataDir> data_dir,
-        std::unique_ptr<events::Ledger> ledger, std::unique_ptr<events::Log> log)
+        std::unique_ptr<events::Ledger> ledger, std::unique_ptr<events::Log> log,
+        std::unique_ptr<events::Consumers> consumers, std::unique_ptr<events::Snapshots> snapshots)
       : config_(config),
         data_dir_(std::move(data_dir)),
         session_starts_(std::move(ledger)),
         log_(std::move(log)),
+        snapshots_(std::move(snapshots)),
+        consumers_(std::move(consumers)),
+        retention_(std::make_shared<RetentionWatch>(*log_, *consumers_, fan_out_)),
         pool_({.token = config.token,
                .intents = config.intents,
                .compression = config.compression,
@@ -104,11 +125,28 @@ class Server::Parts {
               }),
         director_({.shard_count = config.shard_count,
                    .shard_ids = config.shard_ids,
-                   .guilds_per_shard = config.guilds_per_shard},
-                  pool_),
-        stats_(config.environment, config.retain_bytes, director_, *log_, fan_out_),
-        service_(director_, pool_, *log_, stats_, board_, fan_out_, config.max_subscribers) {
-    log_->SetListener([this] { fan_out_.Signal(); });
+                   .guilds_per_shard = config.guilds_per_shard,
+                   .api_url = config.api_url,
+                   .intents = config.intents,
+                   .reset_generation = config.reset_generation,
+                   .guilds_of =
+                       [this](ShardId shard) {
+                         return snapshots_ == nullptr ? std::vector<uint64_t>()
+                                                      : snapshots_->GuildsOf(shard);
+                       }},
+                  pool_, *log_),
+        stats_(config.environment, config.retain_bytes, director_, *log_, snapshots_.get(),
+               *consumers_, *retention_, fan_out_),
+        service_(director_, pool_, *log_, snapshots_.get(), *consumers_, stats_, board_, fan_out_,
+                 config.max_subscribers) {
+    fan_out_.Add(retention_);
+    if (snapshots_ != nullptr) {
+      snapshot_follower_ = std::make_unique<events::SnapshotFollower>(*snapshots_, *log_);
+    }
+    log_->SetListener([this] {
+      fan_out_.Signal();
+      if (snapshot_follower_ != nullptr) snapshot_follower_->Signal();
+    });
   }
 
   ~Parts() { Stop(); }
@@ -150,7 +188,19 @@ class Server::Parts {
     GatewayWatchOptions options;
     options.rest = {.api_url = config_.api_url, .token = config_.token};
     options.interval = config_.gateway_bot_interval;
-    options.spawn = !config_.no_spawn;
+    // --no-spawn is about a first start only.
+    switch (director_.Resume()) {
+      case ShardDirector::Resumed::kNothing:
+        options.spawn = !config_.no_spawn;
+        break;
+      case ShardDirector::Resumed::kSome:
+        options.spawn = true;
+        break;
+      case ShardDirector::Resumed::kAll:
+        options.spawn = false;
+        board_.SetStarting(false);
+        break;
+    }
     gateway_watch_ =
         std::make_unique<GatewayWatch>(std::move(options), director_, board_, std::move(on_fatal));
   }
@@ -179,6 +229,7 @@ class Server::Parts {
       service_.WaitForStreams(SteadyTime::max());
     }
     fan_out_.Stop();
+    if (snapshot_follower_ != nullptr) snapshot_follower_->Stop();
     admin_.reset();
     grpc_.reset();
     gateway_watch_.reset();
@@ -192,7 +243,11 @@ class Server::Parts {
   const std::unique_ptr<events::DataDir> data_dir_;
   SessionStarts session_starts_;
   const std::unique_ptr<events::Log> log_;
+  const std::unique_ptr<events::Snapshots> snapshots_;  // nullptr: off
+  std::unique_ptr<events::SnapshotFollower> snapshot_follower_;
+  const std::unique_ptr<events::Consumers> consumers_;
   FanOut fan_out_;
+  const std::shared_ptr<RetentionWatch> retention_;
   ShardBoard board_;
   gateway::ShardPool pool_;
   ShardDirector director_;
@@ -217,16 +272,27 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
   auto data_dir = config.data_dir.empty() ? events::DataDir::MakeTemporary()
                                           : events::DataDir::Open(config.data_dir);
   if (!data_dir.ok()) return data_dir.status();
+  if (auto status = events::ClaimForBot((*data_dir)->path() + "/bot", config.token); !status.ok()) {
+    return status;
+  }
   static const RealClock clock;
   auto ledger = events::Ledger::Open({.path = (*data_dir)->path() + "/session-starts",
                                       .token = config.token,
                                       .api_url = config.api_url,
                                       .clock = &clock});
   if (!ledger.ok()) return ledger.status();
-  auto log = events::Log::Open({.retain_bytes = config.retain_bytes});
+  auto log = events::Log::Open({.dir = (*data_dir)->path(),
+                                .retain_bytes = config.retain_bytes,
+                                .is_temporary = (*data_dir)->is_temporary()});
   if (!log.ok()) return log.status();
+  auto consumers = events::Consumers::Open(
+      {.path = (*data_dir)->path() + "/consumers", .ttl = config.consumer_ttl, .clock = &clock});
+  if (!consumers.ok()) return consumers.status();
+  auto snapshots = OpenSnapshots(config, **data_dir, **log);
+  if (!snapshots.ok()) return snapshots.status();
   auto parts =
-      std::make_unique<Parts>(config, *std::move(data_dir), *std::move(ledger), *std::move(log));
+      std::make_unique<Parts>(config, *std::move(data_dir), *std::move(ledger), *std::move(log),
+                              *std::move(consumers), *std::move(snapshots));
   if (auto status = parts->Listen(); !status.ok()) return status;
   parts->Begin(std::move(on_fatal));
   return std::unique_ptr<Server>(new Server(std::move(parts)));

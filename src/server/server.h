@@ -13,9 +13,11 @@ namespace shardd::server {
 // destroyed by one thread.
 class Server {
  public:
-  // Listens, then begins to ask Discord for the gateway. `on_fatal` is called at most once, on some
-  // thread, when the process should end with that code; it must not block.
-  //   INVALID_ARGUMENT  the configuration does not hold, such as a certificate that cannot be read
+  // Listens, then goes on with the shards of an earlier process and asks Discord for the gateway.
+  // `on_fatal` is called at most once, on some thread, when the process should end with that code;
+  // it must not block.
+  //   INVALID_ARGUMENT  the configuration does not hold, such as a certificate that cannot be read,
+  //                     or --data-dir is another bot's
   //   UNAVAILABLE       an address cannot be listened on, or --data-dir not be used
   //   FAILED_PRECONDITION, RESOURCE_EXHAUSTED  another process has --data-dir; its disk is full
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config,

@@ -33,7 +33,8 @@ void ShardBoard::Update(const gateway::ShardInfo& shard, SteadyTime now) {
   Entry& entry = shards_[shard.shard];
   if (!MayBeResuming(shard.state)) {
     entry.resuming_since = SteadyTime::min();
-  } else if (entry.state == ShardState::kReady) {
+  } else if (entry.state == ShardState::kReady || entry.state == ShardState::kIdle) {
+    // A shard that begins so resumes the session of an earlier process: IDENTIFY would wait first.
     entry.resuming_since = now;
   }
   entry.state = shard.state;

@@ -3,8 +3,8 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
+#include "server/consumer_request.h"
 #include "server/convert.h"
-#include "server/events_reactor.h"
 #include "server/events_request.h"
 #include "server/rpc_error.h"
 #include "server/send_reactor.h"
@@ -66,12 +66,15 @@ absl::StatusOr<std::chrono::nanoseconds> ResolveInterval(const v1::WatchRequest&
 }  // namespace
 
 ShardControlService::ShardControlService(ShardDirector& director, gateway::ShardPool& pool,
-                                         const events::Log& log, const StatsSource& stats,
+                                         const events::Log& log, events::Snapshots* snapshots,
+                                         events::Consumers& consumers, const StatsSource& stats,
                                          const ShardBoard& board, FanOut& fan_out,
                                          uint32_t max_streams)
     : director_(director),
       pool_(pool),
       log_(log),
+      snapshots_(snapshots),
+      consumers_(consumers),
       stats_(stats),
       board_(board),
       fan_out_(fan_out),
@@ -148,6 +151,17 @@ grpc::ServerUnaryReactor* ShardControlService::Stats(grpc::CallbackServerContext
   return Reply(context, stats.status());
 }
 
+grpc::ServerUnaryReactor* ShardControlService::Ack(grpc::CallbackServerContext* context,
+                                                   const v1::AckRequest* request,
+                                                   v1::AckResponse*) {
+  const auto ack = ResolveAckRequest(*request, log_);
+  if (!ack.ok()) return Reply(context, ack.status());
+  const absl::Status status = consumers_.Ack(ack->consumer, ack->cursor, log_.end());
+  if (status.ok()) return Reply(context, status);
+  return Reply(context, WithReason(status, absl::IsNotFound(status) ? reason::kConsumerNotFound
+                                                                    : reason::kConsumersFailed));
+}
+
 grpc::ServerUnaryReactor* ShardControlService::Send(grpc::CallbackServerContext* context,
                                                     const v1::SendRequest* request,
                                                     v1::SendResponse* response) {
@@ -202,14 +216,69 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ShardControlService::Events(
     return refuse(Error(absl::StatusCode::kInvalidArgument, reason::kRequestMalformed,
                         "the request is not a shardd.v1.EventsRequest"));
   }
-  auto start = ResolveEventsRequest(request, log_);
+  auto start = ResolveEventsRequest(request, log_, director_.overview().shard_count);
   if (!start.ok()) return refuse(start.status());
   if (auto status = Admit(); !status.ok()) return refuse(status);
-
+  if (request.snapshot()) {
+    if (auto status = BeginSnapshot(*start); !status.ok()) {
+      Leave();
+      return refuse(status);
+    }
+  }
+  if (auto status = OpenConsumer(*start); !status.ok()) {
+    Leave();
+    return refuse(status);
+  }
+  const auto consumer = start->consumer;
   const auto reactor = std::make_shared<EventsReactor>(*context, log_, fan_out_, *std::move(start),
-                                                       [this] { Leave(); });
+                                                       [this, consumer] {
+                                                         if (consumer.has_value())
+                                                           consumers_.CloseStream(*consumer);
+                                                         Leave();
+                                                       });
   reactor->Start();
+  if (consumer.has_value()) EndOlderStreams(*consumer);
   return reactor.get();
+}
+
+absl::Status ShardControlService::BeginSnapshot(EventsStart& start) {
+  if (snapshots_ == nullptr) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kSnapshotOff,
+                 "the server keeps no snapshot (--snapshot-bytes 0): leave `snapshot` unset");
+  }
+  start.snapshots = snapshots_;
+  start.snapshot = snapshots_->Begin(start.filter);
+  // Else the stream itself waits for what the log held when it was asked for.
+  return absl::OkStatus();
+}
+
+absl::Status ShardControlService::OpenConsumer(EventsStart& start) {
+  if (!start.consumer.has_value()) return absl::OkStatus();
+  // An unknown name may be that of a consumer whose cursor was lost: to start at the end would skip
+  // in silence what it had not read.
+  const bool may_be_lost = !start.is_explicit && consumers_.has_lost_some();
+  const events::Cursor from =
+      may_be_lost ? kLostCursor : start.kept_with_gap.value_or(log_.CursorAt(start.position));
+  const auto stream = consumers_.OpenStream(*start.consumer, from);
+  if (absl::IsResourceExhausted(stream.status())) {
+    return WithReason(stream.status(), reason::kTooManyConsumers);
+  }
+  if (!stream.ok()) return WithReason(stream.status(), reason::kConsumersFailed);
+  start.consumer_stream = stream->number;
+  if (!start.is_explicit && (!stream->is_new || may_be_lost)) {
+    StartAt(stream->kept, events::FormatCursor(stream->kept), log_, start);
+  }
+  return absl::OkStatus();
+}
+
+// Called once the stream is among the waiters: of two that start at the same time, the later one to
+// come here sees both, and ends the older one, be it itself.
+void ShardControlService::EndOlderStreams(const events::ConsumerKey& consumer) {
+  const uint64_t newest = consumers_.newest_stream(consumer);
+  for (const auto& waiter : fan_out_.waiters()) {
+    auto* stream = dynamic_cast<EventsReactor*>(waiter.get());
+    if (stream != nullptr) stream->YieldTo(consumer, newest);
+  }
 }
 
 }  // namespace shardd::server

@@ -3,7 +3,9 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "events/consumers.h"
 #include "events/log.h"
+#include "server/events_reactor.h"
 #include "server/fan_out.h"
 #include "server/shard_board.h"
 #include "server/shard_director.h"
@@ -18,6 +20,7 @@ class ShardControlService final
     : public v1::ShardControl::WithRawCallbackMethod_Events<v1::ShardControl::CallbackService> {
  public:
   ShardControlService(ShardDirector& director, gateway::ShardPool& pool, const events::Log& log,
+                      events::Snapshots* snapshots, events::Consumers& consumers,
                       const StatsSource& stats, const ShardBoard& board, FanOut& fan_out,
                       uint32_t max_streams);
 
@@ -30,6 +33,8 @@ class ShardControlService final
   grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* context,
                                   const v1::StatsRequest* request,
                                   v1::StatsResponse* response) override;
+  grpc::ServerUnaryReactor* Ack(grpc::CallbackServerContext* context, const v1::AckRequest* request,
+                                v1::AckResponse* response) override;
   grpc::ServerUnaryReactor* Send(grpc::CallbackServerContext* context,
                                  const v1::SendRequest* request,
                                  v1::SendResponse* response) override;
@@ -48,6 +53,13 @@ class ShardControlService final
   bool WaitForStreams(SteadyTime deadline);
 
  private:
+  // Has the stream begin with the snapshot, and go on behind it where it was to start at the end.
+  absl::Status BeginSnapshot(EventsStart& start);
+  // Opens a stream of the consumer of `start`, where that has one, and has it start where that is
+  // to go on.
+  absl::Status OpenConsumer(EventsStart& start);
+  void EndOlderStreams(const events::ConsumerKey& consumer);
+
   // Takes a place for a stream, or says that there is none.
   absl::Status Admit();
   void Leave();
@@ -58,6 +70,8 @@ class ShardControlService final
   ShardDirector& director_;
   gateway::ShardPool& pool_;
   const events::Log& log_;
+  events::Snapshots* const snapshots_;  // nullptr: off
+  events::Consumers& consumers_;
   const StatsSource& stats_;
   const ShardBoard& board_;
   FanOut& fan_out_;

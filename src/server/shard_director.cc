@@ -5,6 +5,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "common/log.h"
 #include "server/rpc_error.h"
 
 namespace shardd::server {
@@ -26,6 +27,23 @@ absl::Status CheckDistinct(std::span<const uint32_t> shard_ids) {
   return absl::OkStatus();
 }
 
+absl::Status GatewayNotKnown() {
+  return Error(absl::StatusCode::kUnavailable, reason::kGatewayNotKnown,
+               "Discord has not answered GET /gateway/bot yet: ask again, and see the server's log",
+               kAskAgain);
+}
+
+// "0-3,7", as --shard-ids takes it. REQUIRES: sorted.
+std::string Ranges(std::span<const uint32_t> ids) {
+  std::string text;
+  for (size_t first = 0, last = 0; first < ids.size(); first = ++last) {
+    while (last + 1 < ids.size() && ids[last + 1] == ids[last] + 1) ++last;
+    absl::StrAppend(&text, text.empty() ? "" : ",", ids[first]);
+    if (last > first) absl::StrAppend(&text, "-", ids[last]);
+  }
+  return text;
+}
+
 absl::Status CheckShardCount(uint32_t shard_count) {
   if (shard_count <= kMaxShardCount) return absl::OkStatus();
   return Error(
@@ -35,10 +53,135 @@ absl::Status CheckShardCount(uint32_t shard_count) {
 
 }  // namespace
 
-ShardDirector::ShardDirector(ShardDirectorOptions options, gateway::ShardPool& pool)
-    : options_(std::move(options)), pool_(pool) {}
+ShardDirector::ShardDirector(ShardDirectorOptions options, gateway::ShardPool& pool,
+                             events::Log& log)
+    : options_(std::move(options)), pool_(pool), log_(log) {}
+
+// ---- What outlives the process ----
+
+void ShardDirector::Write(const events::StateChange& change) {
+  events::Round round;
+  round.Add(change);
+  log_.Append(round);
+}
+
+std::string ShardDirector::WhyNotResumed(const events::State& left,
+                                         const events::SessionRecord& session) const {
+  if (options_.reset_generation) return "--reset-generation";
+  if (left.api_url != options_.api_url) {
+    return absl::StrCat("it is of another Discord: --api-url was ", left.api_url);
+  }
+  // RESUME would keep the old ones.
+  if (session.intents != options_.intents) {
+    return absl::StrCat("it has the intents ", session.intents, ", and --intents wants ",
+                        options_.intents);
+  }
+  return "";
+}
+
+void ShardDirector::WarnOfFlags(uint32_t shard_count) const {
+  std::vector<uint32_t> known;
+  for (const auto& [id, is_wanted] : wanted_) known.push_back(id);
+  std::vector<uint32_t> flagged = options_.shard_ids;
+  std::sort(flagged.begin(), flagged.end());
+  const bool is_other_count = options_.shard_count.value_or(shard_count) != shard_count;
+  if (!is_other_count && (flagged.empty() || flagged == known)) return;
+  log::Warn(
+      "the shards that --data-dir knows go on, and not those of the flags: call Rescale to change "
+      "their count, or give --reset-generation to start new sessions",
+      {{"data_dir", absl::StrCat(Ranges(known), " of ", shard_count)},
+       {"flags", absl::StrCat(flagged.empty() ? "all" : Ranges(flagged), " of ",
+                              options_.shard_count.has_value() ? absl::StrCat(*options_.shard_count)
+                                                               : "auto")}});
+}
+
+ShardDirector::Resumed ShardDirector::Resume() {
+  const std::lock_guard control(control_mutex_);
+  const events::State& left = log_.state_at_open();
+  {
+    const std::lock_guard lock(mutex_);
+    generation_ = left.generation;
+    gateway_known_ = {.api_url = left.api_url, .gateway_url = left.gateway_url};
+  }
+  std::vector<gateway::KeptShard> shards;
+  for (const auto& [shard, record] : left.shards) {
+    // What is on a disk may be anything.
+    if (shard.count != left.shard_count || shard.id >= shard.count) continue;
+    if (shard.count > kMaxShardCount) continue;
+    gateway::KeptShard kept{.shard = shard,
+                            .last_session = record.last_session,
+                            .is_stopped = !record.wanted || options_.reset_generation};
+    if (record.session.has_value()) {
+      kept.session = gateway::KeptSession{
+          .id = record.session->id,
+          .resume_url = record.session->resume_url,
+          .last_sequence = record.session->last_sequence,
+          .last_event_unix_nanos = record.session->last_event_unix_nanos,
+      };
+      if (options_.guilds_of) kept.session->guilds = options_.guilds_of(shard);
+      kept.give_up_because = WhyNotResumed(left, *record.session);
+    }
+    shards.push_back(std::move(kept));
+    if (!options_.reset_generation) wanted_[shard.id] = record.wanted;
+  }
+  // Also those of --reset-generation, so that they are told, and no number is given twice.
+  const size_t count = shards.size();
+  pool_.Restore(std::move(shards), left.api_url == options_.api_url ? left.gateway_url : "");
+  if (options_.reset_generation && left.shard_count > 0) {
+    // Behind what was told of the sessions: ended here, it is done again by the next start.
+    Write(events::GenerationBegun{.generation = left.generation, .shard_count = 0});
+    log::Info("the generation is discarded", {{"shards", count}});
+  }
+  if (wanted_.empty()) return Resumed::kNothing;
+
+  is_resumed_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    shard_count_ = left.shard_count;
+  }
+  WarnOfFlags(left.shard_count);
+  size_t waiting = 0, stopped = 0;
+  for (const gateway::ShardInfo& shard : pool_.Snapshot()) {
+    if (shard.state == gateway::ShardState::kIdle) ++waiting;
+    if (shard.state == gateway::ShardState::kStopped) ++stopped;
+  }
+  log::Info("going on where the last process stopped", {{"generation", left.generation},
+                                                        {"shard_count", left.shard_count},
+                                                        {"resuming", count - waiting - stopped},
+                                                        {"without_session", waiting},
+                                                        {"stopped", stopped}});
+  return waiting > 0 ? Resumed::kSome : Resumed::kAll;
+}
+
+absl::StatusOr<ShardDirector::Shards> ShardDirector::StartWanted() {
+  {
+    const std::lock_guard control(control_mutex_);
+    if (is_resumed_) {
+      std::vector<uint32_t> ids;
+      for (const gateway::ShardInfo& shard : pool_.Snapshot()) {
+        const auto found = wanted_.find(shard.shard.id);
+        const bool is_wanted = found != wanted_.end() && found->second;
+        if (is_wanted && shard.state == gateway::ShardState::kIdle) ids.push_back(shard.shard.id);
+      }
+      if (ids.empty()) return Shards();
+      return SpawnChecked(ids, overview().shard_count);
+    }
+  }
+  return Spawn({}, 0);
+}
+
+// ---- What Discord says ----
 
 void ShardDirector::SetGatewayBot(const gateway::GatewayBot& bot) {
+  const events::GatewayKnown known{.api_url = options_.api_url, .gateway_url = bot.url};
+  bool is_news = false;
+  {
+    const std::lock_guard lock(mutex_);
+    is_news = known != gateway_known_;
+    gateway_known_ = known;
+  }
+  // Before any session that is opened there.
+  if (is_news) Write(known);
   pool_.SetGatewayBot(bot);
   const std::lock_guard lock(mutex_);
   gateway_bot_ = bot;
@@ -86,9 +229,8 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
                      shard_count, ": call Rescale to change the count"));
   }
   for (const uint32_t id : shard_ids) {
-    if (options_.shard_ids.empty() ||
-        std::find(options_.shard_ids.begin(), options_.shard_ids.end(), id) !=
-            options_.shard_ids.end()) {
+    if (options_.shard_ids.empty() || wanted_.contains(id) ||
+        std::ranges::find(options_.shard_ids, id) != options_.shard_ids.end()) {
       continue;
     }
     return Error(absl::StatusCode::kFailedPrecondition, reason::kShardNotAssigned,
@@ -96,45 +238,80 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
                               " is not one of this server's --shard-ids: ask the server that holds "
                               "it, or change the flag"));
   }
-  if (!gateway_bot.has_value()) {
-    return Error(
-        absl::StatusCode::kUnavailable, reason::kGatewayNotKnown,
-        "Discord has not answered GET /gateway/bot yet: ask again, and see the server's log",
-        kAskAgain);
-  }
+  if (!gateway_bot.has_value() && running == 0) return GatewayNotKnown();
 
-  std::vector<uint32_t> ids(shard_ids.begin(), shard_ids.end());
-  if (ids.empty()) ids = options_.shard_ids;
-  if (ids.empty()) {
-    ids.resize(shard_count);
-    std::iota(ids.begin(), ids.end(), 0);
-  }
+  const std::vector<uint32_t> ids = shard_ids.empty()
+                                        ? ShardsOfThisServer(shard_count)
+                                        : std::vector(shard_ids.begin(), shard_ids.end());
   if (*std::max_element(ids.begin(), ids.end()) >= shard_count) {
     return Error(absl::StatusCode::kInvalidArgument, reason::kShardIdOutOfRange,
                  absl::StrCat("--shard-ids names shards that do not exist among ", shard_count));
   }
-  if (absl::Status status = pool_.Spawn(ids, shard_count); !status.ok()) {
-    if (absl::IsResourceExhausted(status)) {
-      const auto budget = pool_.session_budget();
-      const SteadyTime now = SteadyClock::now();
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-          budget.renews_at.value_or(now) - now);
-      std::string message(status.message());
-      if (budget.renews_at.has_value()) {
-        absl::StrAppend(&message, ". Discord grants all anew in ",
-                        std::chrono::ceil<std::chrono::minutes>(left).count(), " min");
-      }
-      return Error(absl::StatusCode::kResourceExhausted, reason::kSessionBudgetSpent, message,
-                   std::max(left, kAskAgain));
+  return SpawnChecked(ids, shard_count);
+}
+
+std::vector<uint32_t> ShardDirector::ShardsOfThisServer(uint32_t shard_count) const {
+  std::vector<uint32_t> ids = options_.shard_ids;
+  if (ids.empty()) {
+    ids.resize(shard_count);
+    std::iota(ids.begin(), ids.end(), 0);
+  } else if (is_resumed_) {
+    // The flag may be for another count.
+    std::erase_if(ids, [&](uint32_t id) { return id >= shard_count || wanted_.contains(id); });
+    for (const auto& [id, is_wanted] : wanted_) ids.push_back(id);
+  }
+  return ids;
+}
+
+// What is written before the pool acts is right whenever the process ends: a generation without
+// sessions is started by the next one. REQUIRES: control_mutex_ held, shard_count is the running
+// one if there is one.
+absl::StatusOr<ShardDirector::Shards> ShardDirector::SpawnChecked(
+    std::span<const uint32_t> shard_ids, uint32_t shard_count) {
+  const Overview before = overview();
+  const bool is_first = before.shard_count == 0;
+  events::Round changes;
+  for (const uint32_t id : shard_ids) {
+    const auto known = wanted_.find(id);
+    if (known != wanted_.end() && known->second) continue;
+    changes.Add(events::ShardWanted{.shard = {.id = id, .count = shard_count}, .wanted = true});
+  }
+  if (is_first) {
+    // Last, so that it stands in the log with all of its shards or not at all.
+    changes.Add(
+        events::GenerationBegun{.generation = before.generation + 1, .shard_count = shard_count});
+    log_.Append(changes);
+  }
+  if (absl::Status status = pool_.Spawn(shard_ids, shard_count); !status.ok()) {
+    if (is_first) {
+      Write(events::GenerationBegun{.generation = before.generation, .shard_count = 0});
     }
+    if (absl::IsResourceExhausted(status)) return BudgetSpent(status);
+    if (!before.gateway_bot.has_value()) return GatewayNotKnown();
     return WithReason(status, reason::kServerStopping);
   }
-  if (running == 0) {
+  if (!is_first) log_.Append(changes);
+  for (const uint32_t id : shard_ids) wanted_[id] = true;
+  if (is_first) {
     const std::lock_guard lock(mutex_);
     shard_count_ = shard_count;
     ++generation_;
   }
-  return Describe(ids, shard_count);
+  return Describe(shard_ids, shard_count);
+}
+
+absl::Status ShardDirector::BudgetSpent(const absl::Status& status) const {
+  const auto budget = pool_.session_budget();
+  const SteadyTime now = SteadyClock::now();
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(budget.renews_at.value_or(now) - now);
+  std::string message(status.message());
+  if (budget.renews_at.has_value()) {
+    absl::StrAppend(&message, ". Discord grants all anew in ",
+                    std::chrono::ceil<std::chrono::minutes>(left).count(), " min");
+  }
+  return Error(absl::StatusCode::kResourceExhausted, reason::kSessionBudgetSpent, message,
+               std::max(left, kAskAgain));
 }
 
 absl::StatusOr<ShardDirector::Shards> ShardDirector::Kill(std::span<const uint32_t> shard_ids,
@@ -143,7 +320,14 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Kill(std::span<const uint32
   auto shards = Describe(shard_ids, shard_count);
   if (!shards.ok() || shards->empty()) return shards;
   std::vector<uint32_t> ids;
-  for (const auto& shard : *shards) ids.push_back(shard.shard.id);
+  events::Round changes;
+  for (const auto& shard : *shards) {
+    ids.push_back(shard.shard.id);
+    changes.Add(events::ShardWanted{.shard = shard.shard, .wanted = false});
+    wanted_[shard.shard.id] = false;
+  }
+  // First: who is killed between the two comes back stopped, with a session that is kept.
+  log_.Append(changes);
   pool_.Kill(ids, shards->front().shard.count, keep_session);
   return Describe(ids, shard_count);
 }

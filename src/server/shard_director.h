@@ -2,12 +2,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "events/log.h"
 #include "gateway/gateway_bot.h"
 #include "gateway/shard_pool.h"
 
@@ -17,13 +20,34 @@ struct ShardDirectorOptions {
   std::optional<uint32_t> shard_count;  // --shard-count; none: auto
   std::vector<uint32_t> shard_ids;      // --shard-ids; empty: all of the generation
   uint32_t guilds_per_shard = 0;        // --guilds-per-shard; 0: as Discord recommends
+  std::string api_url{};                // --api-url: sessions of another one are not resumed
+  uint64_t intents = 0;                 // --intents: neither are sessions with others
+  bool reset_generation = false;        // --reset-generation
+  // The guilds of a shard, as an earlier process has left them; empty: nobody knows.
+  std::function<std::vector<uint64_t>(ShardId)> guilds_of{};
 };
 
 // Decides which shards should run: checks what callers ask for against the generation and the
-// flags, and passes it to the pool. Failures carry the reasons that the proto names. Thread-safe.
+// flags, and passes it to the pool. What it decides stands in the log before it is answered, so
+// that the next process goes on with it. Failures carry the reasons that the proto names.
+// Thread-safe.
 class ShardDirector {
  public:
-  ShardDirector(ShardDirectorOptions options, gateway::ShardPool& pool);
+  ShardDirector(ShardDirectorOptions options, gateway::ShardPool& pool, events::Log& log);
+
+  // Goes on where an earlier process stopped: its generation is this one's, its sessions are
+  // resumed at once, and what was stopped stays stopped. What it knew wins over --shard-count and
+  // --shard-ids. REQUIRES: before all else, once.
+  enum class Resumed {
+    kNothing,  // there is no generation to go on with: a first start
+    kSome,     // StartWanted() has shards to start that have no session
+    kAll,
+  };
+  Resumed Resume();
+  // Starts what should run and does not yet: of the generation that was resumed, what is wanted; at
+  // a first start --shard-ids of --shard-count.
+  using Shards = std::vector<gateway::ShardInfo>;
+  absl::StatusOr<Shards> StartWanted();
 
   // Discord's answer to GET /gateway/bot: from the first one on, shards can be spawned.
   void SetGatewayBot(const gateway::GatewayBot& bot);
@@ -34,7 +58,6 @@ class ShardDirector {
 
   // The RPCs of these names; `shard_count` 0 is the generation in charge, no ids are all of its
   // shards.
-  using Shards = std::vector<gateway::ShardInfo>;
   absl::StatusOr<Shards> Spawn(std::span<const uint32_t> shard_ids, uint32_t shard_count);
   absl::StatusOr<Shards> Kill(std::span<const uint32_t> shard_ids, uint32_t shard_count,
                               bool keep_session);
@@ -55,15 +78,26 @@ class ShardDirector {
 
  private:
   std::optional<uint32_t> WantedShardCountLocked() const;
+  std::vector<uint32_t> ShardsOfThisServer(uint32_t shard_count) const;
+  absl::StatusOr<Shards> SpawnChecked(std::span<const uint32_t> shard_ids, uint32_t shard_count);
+  absl::Status BudgetSpent(const absl::Status& status) const;
+  std::string WhyNotResumed(const events::State& left, const events::SessionRecord& session) const;
+  void WarnOfFlags(uint32_t shard_count) const;
+  void Write(const events::StateChange& change);
 
   const ShardDirectorOptions options_;
   gateway::ShardPool& pool_;
+  events::Log& log_;
 
   // Held while the pool starts or stops shards, which waits for its workers; taken before mutex_.
   // Nobody who only asks waits for it: the fan-out thread asks, between two events.
   std::mutex control_mutex_;
+  // Under control_mutex_: the generation's shards that were ever wanted, and whether they are.
+  std::map<uint32_t, bool> wanted_;
+  bool is_resumed_ = false;
   mutable std::mutex mutex_;
   std::optional<gateway::GatewayBot> gateway_bot_;
+  events::GatewayKnown gateway_known_;  // as it stands in the log
   uint32_t shard_count_ = 0;
   uint64_t generation_ = 0;
 };

@@ -1,11 +1,14 @@
 #include "server/stats_source.h"
 
 #include <algorithm>
+#include <map>
 #include <random>
 
 #include "absl/strings/str_format.h"
+#include "server/consumer_request.h"
 #include "server/convert.h"
 #include "server/open_stream.h"
+#include "server/reader_lag.h"
 #include "server/version.h"
 
 namespace shardd::server {
@@ -20,7 +23,8 @@ std::string RandomInstanceId() {
 
 StatsSource::StatsSource(std::string environment, uint64_t retain_bytes,
                          const ShardDirector& director, const events::Log& log,
-                         const FanOut& fan_out)
+                         const events::Snapshots* snapshots, const events::Consumers& consumers,
+                         const RetentionWatch& retention, const FanOut& fan_out)
     : environment_(std::move(environment)),
       instance_id_(RandomInstanceId()),
       retain_bytes_(retain_bytes),
@@ -28,6 +32,9 @@ StatsSource::StatsSource(std::string environment, uint64_t retain_bytes,
       started_(SteadyClock::now()),
       director_(director),
       log_(log),
+      snapshots_(snapshots),
+      consumers_(consumers),
+      retention_(retention),
       fan_out_(fan_out) {}
 
 absl::StatusOr<v1::StatsResponse> StatsSource::Get(std::span<const uint32_t> shard_ids,
@@ -67,7 +74,7 @@ absl::StatusOr<v1::StatsResponse> StatsSource::Get(std::span<const uint32_t> sha
   v1::LogStats& log_stats = *stats.mutable_log();
   log_stats.set_oldest_cursor(events::FormatCursor(log_.CursorAt(log.oldest)));
   log_stats.set_newest_cursor(events::FormatCursor(log_.CursorAt(log.end)));
-  log_stats.set_events(log.end - log.oldest);
+  log_stats.set_events(log.events);
   log_stats.set_bytes(log.bytes);
   log_stats.set_retained_bytes(retain_bytes_);
   if (log.oldest_received_unix_nanos > 0) {
@@ -76,14 +83,57 @@ absl::StatusOr<v1::StatsResponse> StatsSource::Get(std::span<const uint32_t> sha
     *log_stats.mutable_retained() = ToProto(std::chrono::nanoseconds(std::max<int64_t>(kept, 0)));
   }
 
+  if (snapshots_ != nullptr) {
+    const events::Snapshots::Stats snapshot = snapshots_->GetStats();
+    v1::SnapshotStats& snapshot_stats = *stats.mutable_snapshot();
+    snapshot_stats.set_guilds(snapshot.guilds);
+    snapshot_stats.set_readys(snapshot.readys);
+    snapshot_stats.set_guilds_left_out(snapshot.guilds_left_out);
+    snapshot_stats.set_bytes(snapshot.bytes);
+    snapshot_stats.set_disk_bytes(snapshot.disk_bytes);
+    snapshot_stats.set_limit_bytes(snapshot.max_bytes);
+  }
+
+  if (const auto retention = retention_.RetentionAtPresentRate()) {
+    *log_stats.mutable_retention_at_present_rate() = ToProto(*retention);
+  }
+  AddSubscribers(stats);
+  return stats;
+}
+
+void StatsSource::AddSubscribers(v1::StatsResponse& stats) const {
+  std::map<events::ConsumerKey, std::vector<int>> streams;  // of named consumers, by index
   for (const auto& waiter : fan_out_.waiters()) {
     const auto* stream = dynamic_cast<const OpenStream*>(waiter.get());
     v1::Subscriber subscriber;
-    if (stream != nullptr && stream->Describe(subscriber)) {
-      *stats.add_subscribers() = std::move(subscriber);
+    if (stream == nullptr || !stream->Describe(subscriber)) continue;
+    if (!subscriber.consumer().empty()) {
+      const auto consumer = ResolveConsumer(
+          subscriber.consumer(),
+          subscriber.filter().has_partition() ? &subscriber.filter().partition() : nullptr);
+      if (consumer.ok()) streams[*consumer].push_back(stats.subscribers_size());
+    }
+    *stats.add_subscribers() = std::move(subscriber);
+  }
+  for (const auto& consumer : consumers_.List()) {
+    // Of another log's cursor: the stream will start at the oldest event.
+    const uint64_t position = consumer.kept.log == log_.id() ? consumer.kept.offset : log_.oldest();
+    const ReaderLag lag = LagBehind(log_, position);
+    std::vector<int>& open = streams[consumer.key];
+    if (open.empty()) {
+      open.push_back(stats.subscribers_size());
+      v1::Subscriber& absent = *stats.add_subscribers();
+      absent.set_consumer(consumer.key.name);
+      if (consumer.key.partition.count > 1) {
+        absent.mutable_filter()->mutable_partition()->set_index(consumer.key.partition.index);
+        absent.mutable_filter()->mutable_partition()->set_count(consumer.key.partition.count);
+      }
+    }
+    for (const int index : open) {
+      stats.mutable_subscribers(index)->set_lag_events(lag.events);
+      *stats.mutable_subscribers(index)->mutable_lag() = ToProto(lag.time);
     }
   }
-  return stats;
 }
 
 }  // namespace shardd::server

@@ -46,13 +46,13 @@ TEST_P(LogModelTest, BehavesAsADequeOfEverything) {
         .max_event_bytes = below(2) == 0 ? 0 : static_cast<uint32_t>(below(2000))};
     auto run = log->Read(from, limits);
     ASSERT_EQ(run.first, std::max(from, log->oldest()));
-    ASSERT_LE(run.events(), limits.max_events);
+    ASSERT_LE(run.count, limits.max_events);
     if (run.first < log->end()) {
       ASSERT_FALSE(run.empty());
     }
     v1::EventBatch batch;
     ASSERT_TRUE(batch.ParseFromArray(run.bytes().data(), static_cast<int>(run.bytes().size())));
-    ASSERT_EQ(static_cast<uint64_t>(batch.events_size()), run.events());
+    ASSERT_EQ(static_cast<uint64_t>(batch.events_size()), run.count);
     if (batch.events_size() > 1) {
       ASSERT_LE(run.bytes().size(), limits.max_bytes);
     }

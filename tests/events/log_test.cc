@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <deque>
+#include <fstream>
 #include <string>
 #include <thread>
 
@@ -41,12 +42,24 @@ class LogTest : public ::testing::Test {
   static v1::EventBatch Parse(const events::Run& run) {
     v1::EventBatch batch;
     EXPECT_TRUE(batch.ParseFromArray(run.bytes().data(), static_cast<int>(run.bytes().size())));
-    EXPECT_EQ(static_cast<uint64_t>(batch.events_size()), run.events());
+    EXPECT_EQ(static_cast<uint64_t>(batch.events_size()), run.count);
     for (int i = 0; i < batch.events_size(); ++i) {
       EXPECT_EQ(batch.events(i).offset(), run.first + static_cast<uint64_t>(i));
       EXPECT_EQ(batch.events(i).sequence(), batch.events(i).offset() + 1);
     }
     return batch;
+  }
+
+  // Of this process, in bytes; what it has of the log's file is not among it.
+  static uint64_t AnonymousMemory() {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+      if (word != "RssAnon:") continue;
+      uint64_t kib = 0;
+      status >> kib;
+      return kib << 10;
+    }
+    return 0;
   }
 
   std::unique_ptr<Log> log_;
@@ -75,16 +88,16 @@ TEST_F(LogTest, StopsAtTheLimits) {
   Open(kMinRetainBytes);
   for (int i = 0; i < 20; ++i) Append(1000);
   const auto by_events = log_->Read(0, {.max_events = 3});
-  EXPECT_EQ(by_events.events(), 3u);
+  EXPECT_EQ(by_events.count, 3u);
   EXPECT_TRUE(by_events.full);
   const auto by_bytes = log_->Read(0, {.max_bytes = 4000});
-  EXPECT_EQ(by_bytes.events(), 3u);
+  EXPECT_EQ(by_bytes.count, 3u);
   EXPECT_LE(by_bytes.bytes().size(), 4000u);
   EXPECT_TRUE(by_bytes.full);
   const auto one_larger = log_->Read(0, {.max_bytes = 10});
-  EXPECT_EQ(one_larger.events(), 1u);
+  EXPECT_EQ(one_larger.count, 1u);
   const auto exact = log_->Read(18, {.max_events = 2});
-  EXPECT_EQ(exact.events(), 2u);
+  EXPECT_EQ(exact.count, 2u);
   EXPECT_FALSE(exact.full);
 }
 
@@ -106,6 +119,16 @@ TEST_F(LogTest, LeavesOutDataThatIsTooLargeForTheReader) {
   EXPECT_EQ(sizes, expected);
 }
 
+TEST_F(LogTest, ARunThatEndsWithItsSegmentIsFullSinceNothingCanJoinIt) {
+  Open(kMinRetainBytes);
+  for (int i = 0; i < 200; ++i) Append(1000);
+  for (uint64_t at = 0; at < log_->end();) {
+    const auto run = log_->Read(at, {.max_events = 1000, .max_bytes = 1 << 20});
+    EXPECT_EQ(run.full, run.next < log_->end()) << run.next;
+    at = run.next;
+  }
+}
+
 TEST_F(LogTest, ForgetsTheOldestAndSaysWhereItStarts) {
   Open(kMinRetainBytes);
   for (int i = 0; i < 3000; ++i) Append(1000);
@@ -113,10 +136,16 @@ TEST_F(LogTest, ForgetsTheOldestAndSaysWhereItStarts) {
   EXPECT_LT(log_->oldest(), 3000u);
   const auto run = log_->Read(0, {});
   EXPECT_EQ(run.first, log_->oldest());
+  ASSERT_TRUE(run.missing.has_value());
+  EXPECT_EQ(run.missing->events, log_->oldest());
+  EXPECT_EQ(run.missing->reason, MissingReason::kNotRetained);
   Parse(run);
   const Log::Stats stats = log_->GetStats();
   EXPECT_EQ(stats.oldest, log_->oldest());
   EXPECT_EQ(stats.end, 3000u);
+  EXPECT_EQ(stats.events, 3000 - log_->oldest());
+  EXPECT_EQ(log_->CountFrom(0), stats.events);
+  EXPECT_EQ(log_->CountFrom(2990), 10u);
   EXPECT_LE(stats.bytes, kMinRetainBytes);
   EXPECT_GT(stats.bytes, kMinRetainBytes * 8 / 10);
   EXPECT_EQ(stats.oldest_received_unix_nanos, log_->ReceivedUnixNanos(log_->oldest()));
@@ -124,10 +153,12 @@ TEST_F(LogTest, ForgetsTheOldestAndSaysWhereItStarts) {
   EXPECT_EQ(log_->ReceivedUnixNanos(log_->end()), 0);
 }
 
-TEST_F(LogTest, TakesAnEventLargerThanASegmentAndThanTheWholeRing) {
+TEST_F(LogTest, TakesEventsOfManySizesBeyondASegments) {
   Open(kMinRetainBytes);
   Append(10);
-  for (const size_t size : {200'000, 3'000'000, 10}) {
+  constexpr size_t kLargest = LargestData(kMinRetainBytes);
+  for (const size_t size :
+       {size_t{200'000}, kLargest, kLargest, size_t{10}, kLargest, size_t{70'000}, kLargest}) {
     Append(size);
     const auto run = log_->Read(log_->end() - 1, {});
     EXPECT_EQ(Parse(run).events(0).data_bytes(), size);
@@ -159,7 +190,65 @@ TEST_F(LogTest, AHeldRunStaysAsItIsWhileTheLogGoesRound) {
   for (int i = 0; i < 5000; ++i) Append(1000);
   EXPECT_GT(log_->oldest(), held.next);
   EXPECT_EQ(held.bytes(), before);
-  EXPECT_EQ(log_->retired_pinned(), 1u);
+}
+
+TEST_F(LogTest, ManyHeldRunsAndViewsStayAsTheyAreAndGiveTheirMemoryBack) {
+  constexpr uint64_t kRetain = uint64_t{16} << 20;
+  Open(kRetain);
+  const auto go_round = [&](int times) {
+    for (int i = 0; i < times * 16'000; ++i) {
+      Round round;
+      const std::string data(1000, static_cast<char>('a' + sequence_ % 26));
+      round.Add(Event(++sequence_, data));
+      log_->Append(round);
+    }
+  };
+  const auto sum_of = [](const View& view) {
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < view.size(); ++i) {
+      const auto record = view.record(i);
+      sum = Crc32c(record.data(), record.size(), sum) + view.entry(i).length;
+    }
+    return sum;
+  };
+  go_round(2);
+  const uint64_t before = AnonymousMemory();
+  std::vector<std::pair<events::Run, uint32_t>> runs;
+  std::vector<std::pair<View, uint32_t>> views;
+  // Every other one, so that there are pages between them; by two readers.
+  for (uint64_t at = log_->oldest(), i = 0; at < log_->end(); ++i) {
+    const events::ReadLimits limits{.max_bytes = 64 << 10};
+    const auto run = log_->Read(at, limits);
+    at = run.next;
+    if (i % 2 == 0) continue;
+    const uint32_t sum = Crc32c(run.bytes().data(), run.bytes().size());
+    for (int reader = 0; reader < 2; ++reader)
+      runs.emplace_back(log_->Read(run.first, limits), sum);
+  }
+  for (uint64_t at = log_->end() - 500; at < log_->end();) {
+    View view = log_->Look(at);
+    at = view.next();
+    const uint32_t sum = sum_of(view);
+    views.emplace_back(std::move(view), sum);
+  }
+  const uint64_t held_in_log = AnonymousMemory();
+  EXPECT_LT(held_in_log, before + (1 << 20)) << "to hold bytes of the log costs nothing";
+  go_round(3);
+  for (const auto& [run, sum] : runs) {
+    ASSERT_EQ(Crc32c(run.bytes().data(), run.bytes().size()), sum) << run.first;
+  }
+  for (const auto& [view, sum] : views) ASSERT_EQ(sum_of(view), sum);
+  EXPECT_GT(AnonymousMemory(), before + kRetain / 4) << "the log has left them these bytes";
+  // In another order than they were taken in.
+  for (size_t i = 0; i < runs.size(); i += 2) runs[i].first = events::Run();
+  go_round(1);
+  for (size_t i = 1; i < runs.size(); i += 2) {
+    const auto& [run, sum] = runs[i];
+    ASSERT_EQ(Crc32c(run.bytes().data(), run.bytes().size()), sum) << run.first;
+  }
+  runs.clear();
+  views.clear();
+  EXPECT_LT(AnonymousMemory(), before + (1 << 20));
 }
 
 TEST_F(LogTest, AHeldRunOutlivesTheLog) {
@@ -169,23 +258,6 @@ TEST_F(LogTest, AHeldRunOutlivesTheLog) {
   const std::string before(held.bytes());
   log_.reset();
   EXPECT_EQ(held.bytes(), before);
-}
-
-TEST_F(LogTest, TellsReadersToCopyOnceTooManySegmentsAreHeld) {
-  Open(kMinRetainBytes);
-  std::vector<events::Run> held;
-  for (size_t i = 0; i < Log::kMaxRetiredPinned; ++i) {
-    Append(1000);
-    held.push_back(log_->Read(log_->end() - 1, {}));
-    EXPECT_FALSE(held.back().ageing);
-    for (int j = 0; j < 3000; ++j) Append(1000);
-  }
-  EXPECT_EQ(log_->retired_pinned(), Log::kMaxRetiredPinned);
-  EXPECT_TRUE(log_->Read(log_->end() - 1, {}).ageing);
-  held.clear();
-  EXPECT_EQ(log_->retired_pinned(), 0u);
-  EXPECT_FALSE(log_->Read(log_->end() - 1, {}).ageing);
-  EXPECT_TRUE(log_->Read(log_->oldest(), {}).ageing) << "about to be recycled";
 }
 
 TEST_F(LogTest, RecyclesItsMemoryWhateverTheSizeThatIsAskedFor) {

@@ -61,8 +61,14 @@ TEST(RoundTest, EntriesPointAtTheRecords) {
   EXPECT_EQ(entry.sequence, 4711u);
 
   const uint8_t* record = round.data() + entry.position;
-  const size_t behind_offset = OffsetPosition(record) + 8;
-  EXPECT_EQ(entry.record_crc, Crc32c(record + behind_offset, entry.length - behind_offset));
+  EXPECT_EQ(entry.data_crc, Crc32c(large.data(), large.size()));
+  const std::string_view text(reinterpret_cast<const char*>(record), entry.length);
+  EXPECT_TRUE(IsWholeRecord(text, entry));
+  for (size_t i = 0; i < 100; ++i) {
+    std::string flipped(text);
+    flipped[i] = static_cast<char>(flipped[i] ^ 4);
+    EXPECT_FALSE(IsWholeRecord(flipped, entry)) << i;
+  }
 }
 
 TEST(RoundTest, OffsetStandsWhereItIsSaidTo) {
@@ -71,7 +77,7 @@ TEST(RoundTest, OffsetStandsWhereItIsSaidTo) {
     round.Add(Message(std::string(size, 'x')));
     std::string bytes(Bytes(round));
     const uint64_t offset = 0x0102030405060708;
-    std::memcpy(bytes.data() + OffsetPosition(round.data()), &offset, sizeof offset);
+    std::memcpy(bytes.data() + OffsetPosition(round.data(), round.bytes()), &offset, sizeof offset);
     v1::EventBatch batch;
     ASSERT_TRUE(batch.ParseFromString(bytes)) << size;
     EXPECT_EQ(batch.events(0).offset(), offset) << size;

@@ -36,10 +36,17 @@ constexpr ShardId kOnly{0, 1};
 // Throws once, at the n-th call of one of its methods, and does what it should at all others.
 class ThrowingSink final : public EventSink {
  public:
-  enum Method { kDispatch, kState, kLost, kFlush };
+  enum Method { kOpened, kDispatch, kState, kLost, kFlush };
   ThrowingSink(std::unique_ptr<EventSink> sink, Method method, int at)
       : sink_(std::move(sink)), method_(method), left_(at) {}
 
+  void OnSessionOpened(const OpenedSession& opened) override {
+    Count(kOpened);
+    sink_->OnSessionOpened(opened);
+  }
+  void OnSessionEnded(ShardId shard, uint32_t session) override {
+    sink_->OnSessionEnded(shard, session);
+  }
   void OnDispatch(const Dispatch& dispatch) override {
     Count(kDispatch);
     sink_->OnDispatch(dispatch);
@@ -481,6 +488,9 @@ TEST_P(ThrowTest, CostsNoEventAndNoShard) {
   discord_->EmitTraffic(30);
   ASSERT_TRUE(WaitForState(kOnly, ShardState::kReady));
   ExpectSame(kOnly, 1, SessionId());
+  // What a later process would resume.
+  EXPECT_EQ(recorder_.openings().back().session, 1u);
+  EXPECT_EQ(recorder_.openings().back().id, SessionId());
   // A second one where the first was sent, and READY had not come.
   EXPECT_LE(discord_->counters().identifies, 2u);
   // An operator is heard as ever.
@@ -490,17 +500,19 @@ TEST_P(ThrowTest, CostsNoEventAndNoShard) {
 
 INSTANTIATE_TEST_SUITE_P(
     AtAnyTime, ThrowTest,
-    ::testing::Values(Throw{ThrowingSink::kDispatch, 1}, Throw{ThrowingSink::kDispatch, 2},
-                      Throw{ThrowingSink::kDispatch, 12}, Throw{ThrowingSink::kDispatch, 40},
-                      Throw{ThrowingSink::kDispatch, 55}, Throw{ThrowingSink::kState, 1},
-                      Throw{ThrowingSink::kState, 2}, Throw{ThrowingSink::kState, 3},
-                      Throw{ThrowingSink::kState, 4}, Throw{ThrowingSink::kState, 5},
-                      Throw{ThrowingSink::kState, 6}, Throw{ThrowingSink::kState, 7},
-                      Throw{ThrowingSink::kState, 8}, Throw{ThrowingSink::kFlush, 1},
-                      Throw{ThrowingSink::kFlush, 2}, Throw{ThrowingSink::kFlush, 3},
-                      Throw{ThrowingSink::kFlush, 5}, Throw{ThrowingSink::kFlush, 8}),
+    ::testing::Values(Throw{ThrowingSink::kOpened, 1}, Throw{ThrowingSink::kDispatch, 1},
+                      Throw{ThrowingSink::kDispatch, 2}, Throw{ThrowingSink::kDispatch, 12},
+                      Throw{ThrowingSink::kDispatch, 40}, Throw{ThrowingSink::kDispatch, 55},
+                      Throw{ThrowingSink::kState, 1}, Throw{ThrowingSink::kState, 2},
+                      Throw{ThrowingSink::kState, 3}, Throw{ThrowingSink::kState, 4},
+                      Throw{ThrowingSink::kState, 5}, Throw{ThrowingSink::kState, 6},
+                      Throw{ThrowingSink::kState, 7}, Throw{ThrowingSink::kState, 8},
+                      Throw{ThrowingSink::kFlush, 1}, Throw{ThrowingSink::kFlush, 2},
+                      Throw{ThrowingSink::kFlush, 3}, Throw{ThrowingSink::kFlush, 5},
+                      Throw{ThrowingSink::kFlush, 8}),
     [](const auto& test) {
       return std::string(test.param.method == ThrowingSink::kDispatch ? "Dispatch"
+                         : test.param.method == ThrowingSink::kOpened ? "Opened"
                          : test.param.method == ThrowingSink::kState  ? "State"
                                                                       : "Flush") +
              std::to_string(test.param.at);
@@ -525,6 +537,49 @@ TEST_F(PoolTest, AServerThatAsksForHeartbeatsWithoutEndGetsNoMoreThanItAllows) {
   EXPECT_FALSE(discord_->counters().server_closes.contains(4008));
   EXPECT_EQ(Info().resumes, 0u);
   EXPECT_GT(discord_->counters().heartbeats, 50u);
+}
+
+// ---- What outlives the process ----
+
+TEST_F(PoolTest, GoesOnWithTheSessionsOfAnEarlierPoolBeforeTheGatewayIsKnown) {
+  StartReady(2);
+  discord_->EmitTraffic(20);
+  std::vector<KeptShard> kept;
+  for (uint32_t id = 0; id < 2; ++id) ExpectSame({id, 2}, 1, SessionId({id, 2}));
+  for (const RecordedOpening& opened : recorder_.openings()) {
+    EXPECT_EQ(opened.intents, options_.intents);
+    KeptSession session{.id = opened.id, .resume_url = opened.resume_url};
+    session.last_sequence = Info(opened.shard).sequence;
+    kept.push_back({.shard = opened.shard, .last_session = opened.session, .session = session});
+  }
+  // One that is stopped, one that has no session, and one whose session is given up.
+  kept.push_back({.shard = {2, 5}, .last_session = 3, .session = {}, .is_stopped = true});
+  kept.push_back({.shard = {3, 5}, .last_session = 4});
+  kept.push_back({.shard = {4, 5},
+                  .last_session = 5,
+                  .session = KeptSession{.id = "x", .resume_url = {}, .last_sequence = 9},
+                  .give_up_because = "not wanted"});
+  pool_->Stop(5s);
+  discord_->EmitTraffic(20);
+
+  pool_ = std::make_unique<ShardPool>(options_, [this] { return recorder_.MakeSink(); });
+  pool_->Restore(kept, "");
+  EXPECT_EQ(Info({2, 5}).state, ShardState::kStopped);
+  EXPECT_EQ(Info({3, 5}).state, ShardState::kIdle);
+  EXPECT_EQ(Info({4, 5}).state, ShardState::kIdle);
+  EXPECT_EQ(Info({4, 5}).session, 5u);
+  ASSERT_THAT(recorder_.losses(), SizeIs(1));
+  EXPECT_EQ(recorder_.losses()[0].reason, "not wanted");
+  for (uint32_t id = 0; id < 2; ++id) {
+    ASSERT_TRUE(WaitForState({id, 2}, ShardState::kReady));
+    ExpectSame({id, 2}, 1, SessionId({id, 2}));
+  }
+  EXPECT_EQ(discord_->counters().identifies, 2u);
+  EXPECT_TRUE(absl::IsUnavailable(pool_->Spawn(std::vector<uint32_t>{3}, 5)));
+  // Whoever has a session is not held up by that.
+  pool_->Kill(std::vector<uint32_t>{0}, 2, /*keep_session=*/true);
+  EXPECT_TRUE(pool_->Spawn(std::vector<uint32_t>{0}, 2).ok());
+  EXPECT_TRUE(WaitForState({0, 2}, ShardState::kReady));
 }
 
 TEST_F(PoolTest, ASpawnThatOnlyResumesNeedsNoSessionStart) {

@@ -42,7 +42,26 @@ class ShardProtocolTest : public ::testing::Test {
     options.intents = 513;
     options.seed = 7;
     protocol_ = std::make_unique<ShardProtocol>(options, &reader_);
-    protocol_->SetGatewayUrl(kMain);
+    protocol_->SetGatewayUrl(kMain, now_);
+  }
+  // A shard of another process, which has left this of it and does not know the gateway yet.
+  void UseKept(KeptShard kept, const std::string& gateway_url = "") {
+    ProtocolOptions options;
+    options.shard = {3, 16};
+    options.token = "to\"ken";
+    options.intents = 513;
+    protocol_ = std::make_unique<ShardProtocol>(options, &reader_);
+    protocol_->SetGatewayUrl(gateway_url, now_);
+    protocol_->Restore(std::move(kept));
+    Collect();
+  }
+  static KeptShard Kept() {
+    return {.shard = {3, 16},
+            .last_session = 5,
+            .session = KeptSession{.id = "abc",
+                                   .resume_url = "wss://gateway-us-east1-b.discord.gg",
+                                   .last_sequence = 41,
+                                   .last_event_unix_nanos = 1'700'000'000'000'000'000}};
   }
 
   // ---- What happens ----
@@ -165,7 +184,14 @@ class ShardProtocolTest : public ::testing::Test {
     done_.push_back("send " + a.text);
   }
   void Note(const action::Close& a) { done_.push_back("close " + std::to_string(a.code)); }
+  void Note(const action::OpenSession& a) {
+    kept_.push_back("open " + std::to_string(a.session) + " " + a.id + " at " + a.resume_url +
+                    " with " + std::to_string(a.intents));
+  }
+  void Note(const action::EndSession& a) { kept_.push_back("end " + std::to_string(a.session)); }
   void Note(const action::EmitDispatch& a) {
+    kept_.push_back("sequence " + std::to_string(a.dispatch.session) + ":" +
+                    std::to_string(a.dispatch.sequence));
     done_.push_back("emit " + std::string(a.dispatch.type) + " " +
                     std::to_string(a.dispatch.session) + ":" + std::to_string(a.dispatch.sequence));
     last_data_ = a.dispatch.data;
@@ -177,6 +203,7 @@ class ShardProtocolTest : public ::testing::Test {
                     " " + a.reason);
   }
   void Note(const action::SkipEvent& a) {
+    kept_.push_back("sequence skipped " + std::to_string(a.sequence));
     done_.push_back("skip " + a.type + " " + std::to_string(a.sequence));
   }
   void Note(const action::EnterCrashLoop& a) {
@@ -194,6 +221,7 @@ class ShardProtocolTest : public ::testing::Test {
   EnvelopeReader reader_;
   std::unique_ptr<ShardProtocol> protocol_;
   std::vector<std::string> done_;
+  std::vector<std::string> kept_;  // what a later process will know
   std::vector<ShardState> states_;
   std::vector<std::string> warnings_;
   std::string last_data_;
@@ -1252,6 +1280,195 @@ TEST_F(ShardProtocolTest, StartWhileRunningChangesNothing) {
   Start();
   EXPECT_THAT(Done(), IsEmpty());
   EXPECT_EQ(protocol_->info().restarts, 0u);
+}
+
+// ---- What outlives the process ----
+
+TEST_F(ShardProtocolTest, TellsWhatALaterProcessNeedsInOrderWithTheEvents) {
+  BecomeReady();
+  Event(2);
+  Receive(R"({"t":"X","op":0,"d":{}})");
+  Lose();
+  SendResume();
+  Event(3);
+  Resumed(4);
+  InvalidSession(false);
+  EXPECT_THAT(kept_, ElementsAre("open 1 abc at wss://gateway-us-east1-b.discord.gg with 513",
+                                 "sequence 1:1", "sequence 1:2", "sequence 1:0", "sequence 1:3",
+                                 "sequence 1:4", "end 1"));
+}
+
+TEST_F(ShardProtocolTest, ASessionThatStopGivesUpHasEnded) {
+  BecomeReady();
+  kept_.clear();
+  Stop(/*keep_session=*/true);
+  EXPECT_THAT(kept_, IsEmpty());
+  Stop(/*keep_session=*/false);
+  EXPECT_THAT(kept_, ElementsAre("end 1"));
+  Stop(/*keep_session=*/false);
+  EXPECT_THAT(kept_, ElementsAre("end 1"));
+}
+
+TEST_F(ShardProtocolTest, AReplacedSessionEndsBeforeTheNewOneOpens) {
+  BecomeReady();
+  Lose();
+  SendResume();
+  kept_.clear();
+  Ready("def");
+  EXPECT_THAT(kept_, ElementsAre("end 1", StartsWith("open 2 def"), "sequence 2:1"));
+}
+
+TEST_F(ShardProtocolTest, AReadyThatWasNotTakenOpensItsSessionAgain) {
+  BecomeReady();
+  protocol_->Unsettle(1, 1);
+  Lose();
+  SendResume();
+  kept_.clear();
+  Ready();
+  EXPECT_THAT(kept_, ElementsAre(StartsWith("open 1 abc"), "sequence 1:1"));
+}
+
+TEST_F(ShardProtocolTest, ResumesTheSessionOfAnEarlierProcessFromItsSequence) {
+  KeptShard kept = Kept();
+  kept.session->guilds = {7, 8};
+  UseKept(kept, kMain);
+  EXPECT_EQ(state(), ShardState::kIdle);
+  EXPECT_EQ(protocol_->info().guilds, 2u);
+  EXPECT_EQ(protocol_->info().session, 5u);
+  EXPECT_EQ(protocol_->info().sequence, 41u);
+  EXPECT_TRUE(protocol_->info().last_event_at.has_value());
+  Start();
+  EXPECT_EQ(reason(), "started with the session of an earlier process");
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+  Connect();
+  Hello();
+  EXPECT_THAT(Done(),
+              ElementsAre(R"(send {"op":6,"d":{"token":"to\"ken","session_id":"abc","seq":41}})"));
+  Event(41);
+  Event(42);
+  Resumed(43);
+  EXPECT_THAT(Done(), ElementsAre("emit X 5:42", "emit RESUMED 5:43"));
+  EXPECT_EQ(state(), ShardState::kReady);
+  EXPECT_EQ(protocol_->info().identifies, 0u);
+}
+
+TEST_F(ShardProtocolTest, ARefusedSessionOfAnEarlierProcessIsLostAndTheNextHasTheNextNumber) {
+  UseKept(Kept(), kMain);
+  Start();
+  SendResume();
+  InvalidSession(false);
+  EXPECT_THAT(Done(), ElementsAre("close 4000", "lost 5:41 op 9: session invalid"));
+  EXPECT_THAT(kept_, ElementsAre("end 5"));
+  // It may have been days old: that it is gone is no death.
+  EXPECT_EQ(protocol_->info().restarts, 0u);
+  Advance(5s);
+  EXPECT_THAT(Done(), ElementsAre("enter gate to recover"));
+  Admit();
+  Connect();
+  Hello();
+  Ready("def");
+  EXPECT_THAT(Last(), "emit READY 6:1");
+}
+
+TEST_F(ShardProtocolTest, ASessionThatIsNotToBeResumedIsLostWithItsReason) {
+  KeptShard kept = Kept();
+  kept.give_up_because = "other intents";
+  UseKept(kept, kMain);
+  EXPECT_THAT(Done(), ElementsAre("lost 5:41 other intents"));
+  EXPECT_THAT(kept_, ElementsAre("end 5"));
+  Start();
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+}
+
+TEST_F(ShardProtocolTest, WhatCannotBeAKeptSessionIsLost) {
+  for (const std::string& id : {std::string(), std::string(257, 'x')}) {
+    KeptShard kept = Kept();
+    kept.session->id = id;
+    UseKept(kept, kMain);
+    EXPECT_THAT(Done(), ElementsAre(StartsWith("lost 5:41 what is kept of it")));
+  }
+}
+
+TEST_F(ShardProtocolTest, AKeptResumeAddressIsCheckedAsReadysIs) {
+  for (const char* url : {"", "ws://in.clear.text", "http://no.gateway", "nonsense"}) {
+    KeptShard kept = Kept();
+    kept.session->resume_url = url;
+    UseKept(kept, kMain);
+    Start();
+    EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kMainUrl)) << url;
+  }
+}
+
+TEST_F(ShardProtocolTest, ANumberIsNotGivenTwiceWhereNoSessionIsLeft) {
+  UseKept({.shard = {3, 16}, .last_session = 5}, kMain);
+  Start();
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+  EXPECT_EQ(reason(), "started");
+  Admit();
+  Connect();
+  Hello();
+  Ready();
+  EXPECT_EQ(Last(), "emit READY 6:1");
+}
+
+TEST_F(ShardProtocolTest, AStoppedShardOfAnEarlierProcessStaysStopped) {
+  KeptShard kept = Kept();
+  kept.is_stopped = true;
+  UseKept(kept, kMain);
+  EXPECT_EQ(state(), ShardState::kStopped);
+  EXPECT_EQ(reason(), "stopped, session kept");
+  Advance(1h);
+  EXPECT_THAT(Done(), IsEmpty());
+  Start();
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+}
+
+TEST_F(ShardProtocolTest, WithoutTheGatewaysAddressTheSessionsOwnIsTriedAgainAndAgain) {
+  UseKept(Kept());
+  Start();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
+    FailConnect();
+    Advance(1min);
+  }
+  Done();
+  protocol_->SetGatewayUrl(kMain, now_);
+  FailConnect();
+  Advance(1min);
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kMainUrl));
+}
+
+TEST_F(ShardProtocolTest, WhatNeedsTheGatewaysAddressWaitsForIt) {
+  KeptShard kept = Kept();
+  kept.session->resume_url.clear();
+  UseKept(kept);
+  Start();
+  EXPECT_EQ(state(), ShardState::kBackingOff);
+  EXPECT_THAT(reason(), HasSubstr("/gateway/bot"));
+  Advance(1h);
+  EXPECT_THAT(Done(), IsEmpty());
+  protocol_->SetGatewayUrl(kMain, now_);
+  Collect();
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kMainUrl));
+
+  UseKept({.shard = {3, 16}, .last_session = 5});
+  Start();
+  EXPECT_EQ(state(), ShardState::kWaitingToIdentify);
+  EXPECT_TRUE(protocol_->needs_session_start());
+  protocol_->SetGatewayUrl(kMain, now_);
+  Collect();
+  EXPECT_THAT(Done(), ElementsAre("enter gate"));
+}
+
+TEST_F(ShardProtocolTest, AWrongTokenSaysNothingOfTheSession) {
+  UseKept(Kept(), kMain);
+  Start();
+  SendResume();
+  Close(4004);
+  EXPECT_EQ(state(), ShardState::kFailed);
+  EXPECT_THAT(Done(), IsEmpty());
+  Start();
+  EXPECT_THAT(Done(), ElementsAre(std::string("connect ") + kResumeUrl));
 }
 
 TEST_F(ShardProtocolTest, NoReasonEverHoldsTheToken) {

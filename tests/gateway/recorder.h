@@ -31,6 +31,19 @@ struct RecordedLoss {
   std::string reason;
 };
 
+struct RecordedOpening {
+  ShardId shard;
+  uint32_t session = 0;
+  std::string id;
+  std::string resume_url;
+  uint64_t intents = 0;
+};
+
+struct RecordedEnd {
+  ShardId shard;
+  uint32_t session = 0;
+};
+
 struct RecordedSkip {
   ShardId shard;
   uint64_t sequence = 0;
@@ -65,6 +78,14 @@ class Recorder {
   std::vector<RecordedLoss> losses() const {
     const std::lock_guard lock(mutex_);
     return told_.losses;
+  }
+  std::vector<RecordedOpening> openings() const {
+    const std::lock_guard lock(mutex_);
+    return told_.openings;
+  }
+  std::vector<RecordedEnd> ends() const {
+    const std::lock_guard lock(mutex_);
+    return told_.ends;
   }
   std::vector<RecordedSkip> skips() const {
     const std::lock_guard lock(mutex_);
@@ -106,6 +127,8 @@ class Recorder {
  private:
   struct Told {
     std::vector<RecordedDispatch> dispatches;
+    std::vector<RecordedOpening> openings;
+    std::vector<RecordedEnd> ends;
     std::vector<RecordedLoss> losses;
     std::vector<ShardInfo> states;
     std::vector<RecordedSkip> skips;
@@ -122,6 +145,13 @@ class Recorder {
   class Sink final : public EventSink {
    public:
     explicit Sink(Recorder* recorder) : recorder_(recorder) {}
+    void OnSessionOpened(const OpenedSession& opened) override {
+      pending_.openings.push_back({opened.shard, opened.session, std::string(opened.id),
+                                   std::string(opened.resume_url), opened.intents});
+    }
+    void OnSessionEnded(ShardId shard, uint32_t session) override {
+      pending_.ends.push_back({shard, session});
+    }
     void OnDispatch(const Dispatch& d) override {
       pending_.dispatches.push_back(
           {d.shard, d.session, d.sequence, d.guild_id, std::string(d.type), std::string(d.data)});
@@ -144,6 +174,8 @@ class Recorder {
     void Flush() override {
       const std::lock_guard lock(recorder_->mutex_);
       Move(&pending_.dispatches, &recorder_->told_.dispatches);
+      Move(&pending_.openings, &recorder_->told_.openings);
+      Move(&pending_.ends, &recorder_->told_.ends);
       Move(&pending_.losses, &recorder_->told_.losses);
       Move(&pending_.states, &recorder_->told_.states);
       Move(&pending_.skips, &recorder_->told_.skips);

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "simulator/simulator.h"
+#include "support/delivered.h"
 #include "support/event_stream.h"
 #include "support/shardd_process.h"
 
@@ -19,12 +20,13 @@ namespace {
 
 using simulator::Simulator;
 using simulator::SimulatorOptions;
+using test::BySession;
 using test::EventStream;
 using test::Eventually;
+using test::IsOwn;
+using test::Sessions;
 
 constexpr uint32_t kShards = 2;
-
-bool IsOwn(const v1::Event& event) { return event.type().starts_with("SHARDD_"); }
 
 class DeliveryTest : public ::testing::Test {
  protected:
@@ -52,67 +54,12 @@ class DeliveryTest : public ::testing::Test {
         << server_->err();
   }
 
-  // Events of Discord's, by (shard, session number), in the order in which they came.
-  using Sessions = std::map<std::pair<uint32_t, uint32_t>, std::vector<v1::Event>>;
-  static Sessions BySession(const EventStream& stream) {
-    Sessions sessions;
-    for (auto& event : stream.events()) {
-      if (!IsOwn(event)) sessions[{event.shard_id(), event.session()}].push_back(std::move(event));
-    }
-    return sessions;
+  bool CatchUp(const EventStream& stream) {
+    return test::CatchUp(*discord_, stream, options_.recommended_shards);
   }
-
-  // Waits until the subscriber has the newest event of every shard's session.
-  bool CatchUp(EventStream& stream) {
-    return Eventually([&] {
-      const Sessions received = BySession(stream);
-      for (uint32_t id = 0; id < options_.recommended_shards; ++id) {
-        const auto session = discord_->Session({id, options_.recommended_shards});
-        if (!session.has_value() || !session->connected) return false;
-        uint64_t newest = 0;
-        for (const auto& [key, events] : received) {
-          if (key.first == id) newest = std::max(newest, NewestOf(session->session_id, events));
-        }
-        if (newest < session->sequence) return false;
-      }
-      return true;
-    });
-  }
-
-  static std::string SessionIdOf(const std::vector<v1::Event>& events) {
-    if (events.empty() || events.front().type() != "READY") return "";
-    return std::string(boost::json::parse(events.front().data()).at("session_id").as_string());
-  }
-  static uint64_t NewestOf(const std::string& session_id, const std::vector<v1::Event>& events) {
-    return SessionIdOf(events) == session_id ? events.back().sequence() : 0;
-  }
-
-  // Everything that each session was sent has come, byte for byte, without hole or double; of a
-  // session that has ended, up to where it ended.
-  void ExpectExact(EventStream& stream) {
+  void ExpectExact(const EventStream& stream) {
     ASSERT_TRUE(CatchUp(stream)) << server_->err();
-    uint64_t next_offset = 0;
-    for (const auto& batch : stream.batches()) {
-      EXPECT_FALSE(batch.has_gap());
-      for (const auto& event : batch.events()) ASSERT_EQ(event.offset(), next_offset++);
-    }
-    std::set<std::string> seen;
-    for (const auto& [key, events] : BySession(stream)) {
-      SCOPED_TRACE("shard " + std::to_string(key.first) + " session " + std::to_string(key.second));
-      const std::string session_id = SessionIdOf(events);
-      ASSERT_NE(session_id, "") << "the first event is " << events.front().type();
-      EXPECT_TRUE(seen.insert(session_id).second) << "two numbers for one session";
-      const auto sent = discord_->Sent(session_id);
-      ASSERT_LE(events.size(), sent.size());
-      for (size_t i = 0; i < events.size(); ++i) {
-        ASSERT_EQ(events[i].sequence(), sent[i].sequence);
-        ASSERT_EQ(events[i].type(), sent[i].type);
-        ASSERT_EQ(events[i].data(), sent[i].data);
-        ASSERT_EQ(events[i].data_bytes(), sent[i].data.size());
-        ASSERT_EQ(events[i].guild_id(), sent[i].guild_id) << sent[i].type;
-        ASSERT_GT(events[i].received_unix_nanos(), 0);
-      }
-    }
+    test::ExpectExact(*discord_, stream);
   }
 
   bool AllConnected() {
@@ -549,7 +496,7 @@ TEST_F(DeliveryTest, ASubscriberMayAskForItsBatchesToWait) {
 TEST_F(DeliveryTest, ASubscriberBehindWhatIsKeptGetsOneGapThatCountsTheLoss) {
   // What comes at the start is far less than what is kept, too.
   options_.guilds = 10;
-  Start({"--retain-bytes", "2MiB", "--max-message-bytes", "1MiB"});
+  Start({"--retain-bytes", "2MiB"});
   ASSERT_TRUE(stream_->WaitFor([](const auto& batches) { return !batches.empty(); }));
   const std::string first_cursor = stream_->batches().front().cursor();
   const uint64_t first_offset = static_cast<uint64_t>(stream_->batches().front().events_size());
@@ -592,7 +539,7 @@ TEST_F(DeliveryTest, ACursorOfAnotherLogStartsAtTheOldestEventWithAGap) {
 }
 
 TEST_F(DeliveryTest, ASubscriberThatDoesNotReadHoldsUpNobody) {
-  Start({"--retain-bytes", "8MiB", "--max-message-bytes", "1MiB"});
+  Start({"--retain-bytes", "8MiB"});
   grpc::ClientContext stalled_context;
   auto stalled = stub_->Events(&stalled_context, test::FromEarliest());
   v1::EventBatch batch;

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <boost/json.hpp>
-#include <fstream>
 
 #include "simulator/simulator.h"
 #include "support/event_stream.h"
@@ -97,16 +96,7 @@ class RecoveryTest : public ::testing::Test {
   }
 
   // The most memory that the server has had so far, in MiB.
-  uint64_t PeakMemory() const {
-    std::ifstream status("/proc/" + std::to_string(server_->pid()) + "/status");
-    for (std::string word; status >> word;) {
-      if (word != "VmHWM:") continue;
-      uint64_t kib = 0;
-      status >> kib;
-      return kib / 1024;
-    }
-    return 0;
-  }
+  uint64_t PeakMemory() const { return server_->StatusKib("VmHWM") / 1024; }
 
   SimulatorOptions options_;
   std::string compression_ = "zstd-stream";

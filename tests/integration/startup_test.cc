@@ -530,7 +530,7 @@ TEST(StartupTest, StopsOnASignalThatComesWhileItStarts) {
   const auto process =
       Start(kListenAnywhere + Flags{"--api-url", discord.api_url(), "--log-level", "debug"});
   // Logged first of all, so signals are blocked by then.
-  ASSERT_TRUE(process->WaitForLog("kept in memory"));
+  ASSERT_TRUE(process->WaitForLog("starting"));
   ExpectCleanStop(*process);
 }
 
@@ -560,8 +560,8 @@ uint32_t Remaining(const std::string& address) {
   return Stats(address).session_budget().remaining();
 }
 
-// Killed at any moment of its start, again and again: Discord sees no IDENTIFY too early, and what
-// is left is what Discord says.
+// Killed at any moment of its start, again and again, and its sessions thrown away: Discord sees no
+// IDENTIFY too early, and what is left is what Discord says.
 TEST(StartupTest, KillsLoseNoSessionStartAndNoSpacing) {
   SimulatorOptions options = WithShards(4);
   options.max_concurrency = 2;
@@ -570,7 +570,8 @@ TEST(StartupTest, KillsLoseNoSessionStartAndNoSpacing) {
   Simulator discord(options);
   const TemporaryDirectory directory;
   // Asked again soon: an IDENTIFY just before an answer counts twice until the next one.
-  const Flags data_dir = {"--data-dir", directory.path("data"), "--gateway-bot-interval", "1s"};
+  const Flags data_dir = {"--data-dir", directory.path("data"), "--gateway-bot-interval", "1s",
+                          "--reset-generation"};
   for (uint64_t kills = 1; kills <= 3; ++kills) {
     const auto process = StartWith(discord, data_dir);
     ASSERT_TRUE(discord.WaitUntil([&] { return discord.counters().identifies >= 2 * kills; },
@@ -596,8 +597,9 @@ TEST(StartupTest, ACrashLoopLeavesTheReserve) {
   options.session_starts_total = 6;
   Simulator discord(options);
   const TemporaryDirectory directory;
-  const Flags flags = {"--data-dir", directory.path("data"),   "--identify-reserve",
-                       "2",          "--gateway-bot-interval", "1s"};
+  const Flags flags = {
+      "--data-dir", directory.path("data"), "--identify-reserve", "2", "--gateway-bot-interval",
+      "1s",         "--reset-generation"};
   for (int crash = 0; crash < 2; ++crash) {
     const uint64_t before = discord.counters().identifies;
     const auto process = StartWith(discord, flags);
@@ -608,7 +610,7 @@ TEST(StartupTest, ACrashLoopLeavesTheReserve) {
     ASSERT_EQ(process->WaitForExit(), 128 + SIGKILL);
   }
   const auto process = StartWith(discord, flags);
-  ASSERT_TRUE(process->WaitForLog("no shards yet")) << process->err();
+  ASSERT_TRUE(process->WaitForLog("not all shards run yet")) << process->err();
   EXPECT_TRUE(process->WaitForLog("kept for shards that lose their session"));
   EXPECT_EQ(discord.counters().identifies, 4u);
   EXPECT_EQ(discord.counters().token_resets, 0u);

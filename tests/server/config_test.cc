@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "document.h"
+#include "events/log.h"
 #include "gateway/intents.h"
 
 namespace shardd::server {
@@ -238,6 +239,13 @@ std::vector<Row> Rows(const std::string& directory) {
        [](const Config& config) { return std::to_string(config.retain_bytes); },
        {"1048575", "4097GiB", "-1", "18446744073709551616", "2GB", "0"},
        {"--max-message-bytes", "256KiB"}},
+      {"snapshot-bytes",
+       {"0", "4MiB", "5GiB"},
+       {"0", "4194304", "5368709120"},
+       "1073741824",
+       [](const Config& config) { return std::to_string(config.snapshot_bytes); },
+       {"1", "4194303", "4097GiB", "-1", "18446744073709551616", "2GB"},
+       {}},
       {"batch-delay",
        {"0", "1s", "500us"},
        {"0", "1000000", "500"},
@@ -322,6 +330,15 @@ std::vector<Row> Rows(const std::string& directory) {
        [](const Config& config) { return std::to_string(config.max_subscribers); },
        {"0", "100001", "-1", "4294967297", "all"},
        {}},
+      {"consumer-ttl",
+       {"1s", "8760h", "90m"},
+       {"1", "31536000", "5400"},
+       "604800",
+       [](const Config& config) {
+         return std::to_string(config.consumer_ttl / std::chrono::seconds(1));
+       },
+       {"0", "999ms", "8761h", "-1", "1d"},
+       {}},
       {"drain-timeout",
        {"0", "10m", "5"},
        {"0", "600000", "5000"},
@@ -334,6 +351,13 @@ std::vector<Row> Rows(const std::string& directory) {
        {"true", "false", "true"},
        "false",
        [](const Config& config) { return Bool(config.no_spawn); },
+       {"maybe", "-1", "2"},
+       {}},
+      {"reset-generation",
+       {"true", "false", "1"},
+       {"true", "false", "true"},
+       "false",
+       [](const Config& config) { return Bool(config.reset_generation); },
        {"maybe", "-1", "2"},
        {}},
       {"environment",
@@ -632,6 +656,11 @@ TEST_F(ConfigTest, RefusesATokenThatCouldNotStandInAHeader) {
   }
 }
 
+TEST_F(ConfigTest, ASlashBehindTheApiUrlMakesItNoOther) {
+  EXPECT_EQ(LoadWithToken({"--api-url", "http://a/api/v10//"})->api_url, "http://a/api/v10");
+  EXPECT_EQ(LoadWithToken({"--api-url", "http://a:1/"})->api_url, "http://a:1");
+}
+
 TEST_F(ConfigTest, NeedsNoTokenToSimulate) {
   const auto config = Load({"--simulate"}, {});
   ASSERT_TRUE(config.ok()) << config.status();
@@ -681,10 +710,17 @@ TEST_F(ConfigTest, ListensOffThisMachineOnlyWithTlsOrWhenTold) {
 }
 
 TEST_F(ConfigTest, RefusesALogThatTheLargestEventWouldNotFitInto) {
-  EXPECT_THAT(WhyNot(LoadWithToken({"--retain-bytes", "64MiB"})),
+  EXPECT_THAT(WhyNot(LoadWithToken({"--retain-bytes", "64MiB", "--max-message-bytes", "64MiB"})),
               AllOf(HasSubstr("--max-message-bytes"), HasSubstr("--retain-bytes")));
-  EXPECT_EQ(WhyNot(LoadWithToken({"--retain-bytes", "65MiB"})), "");
-  EXPECT_EQ(WhyNot(LoadWithToken({"--retain-bytes", "1MiB", "--max-message-bytes", "512KiB"})), "");
+  EXPECT_EQ(WhyNot(LoadWithToken({"--retain-bytes", "256MiB", "--max-message-bytes", "64MiB"})),
+            "");
+  EXPECT_EQ(WhyNot(LoadWithToken({"--retain-bytes", "2MiB", "--max-message-bytes", "512KiB"})), "");
+}
+
+TEST_F(ConfigTest, TakesTheLargestEventThatFitsWhereNobodySaysOtherwise) {
+  EXPECT_EQ(LoadWithToken({})->max_message_bytes, size_t{64} << 20);
+  EXPECT_EQ(LoadWithToken({"--retain-bytes", "16MiB"})->max_message_bytes,
+            events::LargestData(16 << 20));
 }
 
 TEST_F(ConfigTest, WantsACertificateWithItsKey) {

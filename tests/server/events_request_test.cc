@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "common/status.h"
+#include "server/consumer_request.h"
 #include "server/rpc_error.h"
 
 namespace shardd::server {
@@ -24,7 +25,9 @@ class EventsRequestTest : public ::testing::Test {
     log_->Append(round);
   }
 
-  absl::StatusOr<EventsStart> Resolve() const { return ResolveEventsRequest(request_, *log_); }
+  absl::StatusOr<EventsStart> Resolve() const {
+    return ResolveEventsRequest(request_, *log_, shard_count_);
+  }
   std::string CursorAt(uint64_t offset) const {
     return events::FormatCursor(log_->CursorAt(offset));
   }
@@ -37,6 +40,7 @@ class EventsRequestTest : public ::testing::Test {
   }
 
   std::unique_ptr<events::Log> log_;
+  uint32_t shard_count_ = 4;
   v1::EventsRequest request_;
 };
 
@@ -79,13 +83,7 @@ TEST_F(EventsRequestTest, StartsAtTheOldestEventWithAGapForACursorOfAnotherLog) 
   EXPECT_EQ(start->gap->from(), request_.cursor());
   EXPECT_EQ(start->gap->to(), CursorAt(0));
   EXPECT_FALSE(start->gap->has_lost_events());
-}
-
-TEST_F(EventsRequestTest, TakesAnotherEpochForAnotherLog) {
-  events::Cursor earlier_life = log_->CursorAt(3);
-  ++earlier_life.log.epoch;
-  request_.set_cursor(events::FormatCursor(earlier_life));
-  EXPECT_EQ(Resolve()->gap->reason(), v1::GAP_REASON_OTHER_LOG);
+  EXPECT_EQ(start->kept_with_gap, foreign);
 }
 
 TEST_F(EventsRequestTest, StartsAtTheOldestEventWithAGapForACursorBeyondTheEnd) {
@@ -96,6 +94,7 @@ TEST_F(EventsRequestTest, StartsAtTheOldestEventWithAGapForACursorBeyondTheEnd) 
     EXPECT_EQ(start->position, 0u);
     ASSERT_TRUE(start->gap.has_value());
     EXPECT_EQ(start->gap->reason(), v1::GAP_REASON_BEYOND_END);
+    EXPECT_EQ(start->kept_with_gap, kLostCursor) << "this log's end will pass the cursor";
     EXPECT_FALSE(start->gap->has_lost_events());
   }
 }
@@ -160,31 +159,121 @@ TEST_F(EventsRequestTest, TakesLimitsUpToTheMostThatTheProtoStates) {
   EXPECT_EQ(Resolve()->limits.max_event_bytes, UINT32_MAX);
 }
 
-TEST_F(EventsRequestTest, RefusesFieldsWhoseMeaningIsNotBuiltYet) {
-  const auto refused = [&](const char* field) {
-    ExpectRefused(absl::StatusCode::kUnimplemented, reason::kFieldNotSupported, field);
-    request_.Clear();
-  };
-  request_.set_consumer("bot");
-  refused("consumer");
-  request_.set_snapshot(true);
-  refused("snapshot");
-  request_.mutable_filter()->add_types("MESSAGE_CREATE");
-  refused("filter.types");
-  request_.mutable_filter()->add_shard_ids(0);
-  refused("filter.shard_ids");
-  request_.mutable_filter()->set_shard_count(1);
-  refused("filter.shard_count");
-  request_.mutable_filter()->add_guild_ids(1);
-  refused("filter.guild_ids");
-  request_.mutable_filter()->mutable_partition();
-  refused("filter.partition");
+// There a snapshot may decide where the stream goes on.
+TEST_F(EventsRequestTest, SaysWhetherItStartsAtTheEnd) {
+  EXPECT_TRUE(Resolve()->at_end);
+  request_.set_from(v1::START_FROM_LATEST);
+  EXPECT_TRUE(Resolve()->at_end);
+  request_.set_from(v1::START_FROM_EARLIEST);
+  EXPECT_FALSE(Resolve()->at_end);
+  request_.set_cursor(CursorAt(10));
+  EXPECT_FALSE(Resolve()->at_end);
 }
 
 // A filter that is there and says nothing leaves nothing out.
 TEST_F(EventsRequestTest, TakesAnEmptyFilter) {
   request_.mutable_filter();
+  ASSERT_TRUE(Resolve().ok());
+  EXPECT_FALSE(Resolve()->filter.has_value());
+  request_.mutable_filter()->set_shard_count(8);
+  EXPECT_FALSE(Resolve()->filter.has_value()) << "no shards are named";
+  request_.mutable_filter()->mutable_partition()->set_count(1);
+  EXPECT_FALSE(Resolve()->filter.has_value()) << "that is all guilds";
+}
+
+TEST_F(EventsRequestTest, MeansShardsWithTheCountThatRunsUnlessOneIsGiven) {
+  request_.mutable_filter()->add_shard_ids(3);
+  EXPECT_EQ(Resolve()->described_filter.shard_count(), 4u);
+  request_.mutable_filter()->set_shard_count(8);
+  EXPECT_EQ(Resolve()->described_filter.shard_count(), 8u);
+  shard_count_ = 0;
   EXPECT_TRUE(Resolve().ok());
+  request_.mutable_filter()->set_shard_count(0);
+  ExpectRefused(absl::StatusCode::kFailedPrecondition, reason::kNoGeneration, "filter.shard_count");
+}
+
+TEST_F(EventsRequestTest, RefusesFiltersThatMakeNoSense) {
+  const auto refused = [&](const char* field) {
+    ExpectRefused(absl::StatusCode::kInvalidArgument, reason::kFilterInvalid, field);
+    request_.Clear();
+  };
+  for (const std::string& type :
+       {std::string(), std::string("message_create"), std::string("A B"), std::string(65, 'A')}) {
+    request_.mutable_filter()->add_types(type);
+    refused("filter.types");
+  }
+  request_.mutable_filter()->add_shard_ids(4);
+  refused("filter.shard_ids");
+  request_.mutable_filter()->set_shard_count(65536);
+  refused("filter.shard_count");
+  request_.mutable_filter()->mutable_partition();
+  refused("partition.count");
+  request_.mutable_filter()->mutable_partition()->set_count(65536);
+  refused("partition.count");
+  request_.mutable_filter()->mutable_partition()->set_count(2);
+  request_.mutable_filter()->mutable_partition()->set_index(2);
+  refused("partition.index");
+  for (int i = 0; i < 10'001; ++i) request_.mutable_filter()->add_types("READY");
+  refused("filter.types");
+  for (int i = 0; i < 10'001; ++i) request_.mutable_filter()->add_shard_ids(0);
+  refused("filter.shard_ids");
+  for (int i = 0; i < 10'001; ++i) request_.mutable_filter()->add_guild_ids(1);
+  refused("filter.guild_ids");
+}
+
+TEST_F(EventsRequestTest, DescribesAFilterByTheFirstOfItsEntries) {
+  for (uint64_t i = 0; i < 10'000; ++i) request_.mutable_filter()->add_guild_ids(i);
+  const auto start = Resolve();
+  ASSERT_TRUE(start.ok());
+  EXPECT_EQ(start->described_filter.guild_ids_size(), 100);
+}
+
+TEST_F(EventsRequestTest, TakesAConsumerByNameAndPartition) {
+  request_.set_consumer("bot");
+  const events::ConsumerKey whole = {.name = "bot", .partition = {.index = 0, .count = 1}};
+  EXPECT_EQ(Resolve()->consumer, whole);
+  EXPECT_FALSE(Resolve()->is_explicit);
+  request_.mutable_filter()->mutable_partition()->set_count(3);
+  request_.mutable_filter()->mutable_partition()->set_index(2);
+  const events::ConsumerKey third = {.name = "bot", .partition = {.index = 2, .count = 3}};
+  EXPECT_EQ(Resolve()->consumer, third);
+  request_.set_from(v1::START_FROM_LATEST);
+  EXPECT_TRUE(Resolve()->is_explicit);
+}
+
+TEST_F(EventsRequestTest, RefusesAConsumerWithoutAProperName) {
+  for (const std::string& name : {std::string("a b"), std::string("a\n"), std::string(101, 'a'),
+                                  std::string("\xc3\xa4"), std::string(1, '\0')}) {
+    request_.set_consumer(name);
+    ExpectRefused(absl::StatusCode::kInvalidArgument, reason::kConsumerInvalid, "consumer");
+  }
+  request_.set_consumer("!" + std::string(98, 'a') + "~");
+  EXPECT_TRUE(Resolve().ok());
+}
+
+TEST_F(EventsRequestTest, AckRefusesWhatItCannotKeep) {
+  v1::AckRequest ack;
+  const auto refused = [&](std::string_view reason) {
+    const auto checked = ResolveAckRequest(ack, *log_);
+    EXPECT_EQ(checked.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(ReasonOf(checked.status()), reason);
+  };
+  ack.set_cursor(CursorAt(3));
+  refused(reason::kConsumerInvalid);
+  ack.set_consumer("bot");
+  ack.mutable_partition();
+  refused(reason::kFilterInvalid);
+  ack.clear_partition();
+  ack.set_cursor("x");
+  refused(reason::kCursorMalformed);
+  ack.set_cursor(CursorAt(11));
+  refused(reason::kCursorBeyondEnd);
+  events::Cursor foreign = log_->CursorAt(3);
+  ++foreign.log.id;
+  ack.set_cursor(events::FormatCursor(foreign));
+  refused(reason::kCursorForeign);
+  ack.set_cursor(CursorAt(10));
+  EXPECT_EQ(ResolveAckRequest(ack, *log_)->cursor.offset, 10u);
 }
 
 // So that a field added to the proto is either built or refused here.

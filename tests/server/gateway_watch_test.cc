@@ -15,6 +15,8 @@ using test::RestStub;
 
 class NoSink final : public gateway::EventSink {
  public:
+  void OnSessionOpened(const gateway::OpenedSession&) override {}
+  void OnSessionEnded(ShardId, uint32_t) override {}
   void OnDispatch(const gateway::Dispatch&) override {}
   void OnStateChange(const gateway::ShardInfo&) override {}
   void OnSessionLost(const gateway::LostSession&) override {}
@@ -56,7 +58,9 @@ class GatewayWatchTest : public ::testing::Test {
                                .retry = {.first = 1ms, .longest = 5ms},
                                .spawn = false};
   gateway::ShardPool pool_{{}, [] { return std::make_unique<NoSink>(); }};
-  ShardDirector director_{{}, pool_};
+  const std::unique_ptr<events::Log> log_ =
+      *events::Log::Open({.retain_bytes = events::kMinRetainBytes});
+  ShardDirector director_{{}, pool_, *log_};
   ShardBoard board_;
   std::atomic<int> exit_code_ = -1;
   std::unique_ptr<RestStub> discord_;

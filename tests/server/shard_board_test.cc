@@ -107,6 +107,24 @@ TEST_F(ShardBoardTest, GivesEachLossAGraceOfItsOwn) {
   EXPECT_TRUE(Ready());
 }
 
+TEST_F(ShardBoardTest, IsReadyAtOnceWhileTheSessionsOfAnEarlierProcessAreResumed) {
+  Started();
+  Report(ShardState::kConnecting, 0);
+  EXPECT_TRUE(Ready());
+  Report(ShardState::kResuming, 0);
+  Report(ShardState::kBackingOff, 0);
+  Advance(ShardBoard::kResumeGrace - milliseconds(1));
+  EXPECT_TRUE(Ready());
+  Advance(milliseconds(1));
+  EXPECT_FALSE(Ready());
+  // One without a session waits in the gate first.
+  Report(ShardState::kReady, 0);
+  Report(ShardState::kWaitingToIdentify, 1);
+  EXPECT_FALSE(Ready());
+  Report(ShardState::kConnecting, 1);
+  EXPECT_FALSE(Ready());
+}
+
 TEST_F(ShardBoardTest, GivesNoGraceToASessionThatStartsOver) {
   Started();
   Report(ShardState::kReady);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <system_error>
 
@@ -126,6 +127,17 @@ std::optional<int> ShardDProcess::WaitForExit(std::chrono::milliseconds timeout)
 
 bool ShardDProcess::WaitForLog(const std::string& text, std::chrono::milliseconds timeout) {
   return Eventually([&] { return err().find(text) != std::string::npos; }, timeout);
+}
+
+uint64_t ShardDProcess::StatusKib(const std::string& line) const {
+  std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
+  for (std::string word; status >> word;) {
+    if (word != line + ":") continue;
+    uint64_t kib = 0;
+    status >> kib;
+    return kib;
+  }
+  return 0;
 }
 
 }  // namespace shardd::test

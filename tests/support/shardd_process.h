@@ -41,6 +41,8 @@ class ShardDProcess {
   bool WaitForLog(const std::string& text,
                   std::chrono::milliseconds timeout = std::chrono::seconds(10));
   pid_t pid() const { return pid_; }
+  // A line of /proc/PID/status, such as RssAnon or VmHWM, in KiB; 0: there is none.
+  uint64_t StatusKib(const std::string& line) const;
 
  private:
   void Collect(int fd, std::string& into);
