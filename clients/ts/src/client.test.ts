@@ -251,6 +251,83 @@ describe('events', { timeout: 120_000 }, () => {
       await stream.return();
     }));
 
+  it('asks for what the filter says', () =>
+    connected(async (server, client) => {
+      server.append(1);
+      const filter = { types: ['READY'], shardIds: [1], shardCount: 2, guildIds: ['81384788765712384', 5n], partition: { index: 1, count: 3 } };
+      await client.events({ from: 'earliest', filter }).next();
+
+      assert.deepEqual(server.requests[0]?.filter, { ...filter, guildIds: [81384788765712384n, 5n] });
+    }));
+
+  it('acknowledges what the loop has taken, and leaves the start to the server', () =>
+    connected(async (server, client) => {
+      server.append(25);
+      const partition = { index: 1, count: 2 };
+      let taken = 0;
+      for await (const batch of client.batches({ consumer: 'bot', filter: { partition }, cursor: 'log:0' })) {
+        taken += batch.events.length;
+        if (taken === 25) break; // this one is in hand, so it comes again
+      }
+      const last = server.acks[server.acks.length - 1];
+      assert.deepEqual(last, { consumer: 'bot', cursor: 'log:20', partition });
+
+      const next = client.events({ consumer: 'bot' });
+      const first = next.next();
+      await until('subscribed', () => server.requests.length === 2);
+      assert.equal(server.requests[1]?.consumer, 'bot');
+      assert.equal(server.requests[1]?.start, undefined);
+      await Promise.all([next.return(), first.catch(() => {})]);
+    }));
+
+  it('acknowledges seldom on a busy stream, and the last batch at its end', () =>
+    connected(async (server, client) => {
+      server.append(1000);
+      let batches = 0;
+      for await (const batch of client.batches({ consumer: 'bot', from: 'earliest' })) if (++batches > 100 || batch.events.some(({ offset }) => offset === 999n)) break;
+
+      assert.ok(server.acks.length < 50, `${server.acks.length} for ${batches} batches`);
+      assert.equal(server.acks[server.acks.length - 1]?.cursor, 'log:990');
+    }));
+
+  it('tells of an acknowledgement that failed, and goes on', () =>
+    connected(async (server, client) => {
+      server.append(5);
+      const errors: unknown[] = [];
+      const stream = client.batches({ consumer: 'bot', from: 'earliest' }, { onAckError: (error) => errors.push(error) });
+      await stream.next();
+      server.failure = { code: status.NOT_FOUND, details: 'no such consumer', reason: 'CONSUMER_NOT_FOUND' };
+      await stream.next();
+      const third = stream.next();
+      await until('told', () => errors.length > 0);
+      failsWith('NOT_FOUND', { reason: 'CONSUMER_NOT_FOUND' })(errors[0]);
+      server.failure = undefined;
+      server.append(5);
+      assert.equal((await third).value?.events.length, 5);
+      await stream.return();
+    }));
+
+  it('asks for the snapshot until it is whole', () =>
+    connected(async (server, client) => {
+      server.append(3);
+      server.events.forEach((event, n) => (event.snapshot = n < 2));
+      server.batchEvents = 1;
+      const stream = client.batches({ from: 'earliest', snapshot: true });
+      for (let n = 0; n < 3; n++) await stream.next(); // an empty one, and the two of the snapshot; the second is in hand
+      const next = stream.next();
+      server.stop();
+      await server.start();
+      await next;
+      while ((await stream.next()).value?.events[0]?.snapshot === true);
+      const after = stream.next();
+      server.stop();
+      await server.start();
+      await until('subscribed', () => server.openStreams === 1);
+      assert.equal(server.requests[server.requests.length - 1]?.snapshot, false);
+      assert.equal(server.requests[0]?.snapshot, true);
+      await Promise.all([stream.return(), after.catch(() => {})]);
+    }));
+
   it('does not try again what cannot succeed', () =>
     connected(async (server, client) => {
       server.failure = { code: status.INVALID_ARGUMENT, details: 'no cursor of shardd', reason: 'CURSOR_MALFORMED' };

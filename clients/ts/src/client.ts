@@ -8,9 +8,11 @@ import {
   type ClientReadableStream,
   type MethodDefinition,
 } from '@grpc/grpc-js';
+import { Acknowledger } from './acknowledger.js';
 import { ShardControlError, toShardControlError } from './errors.js';
 import { EventBatch, type Gap, type ShardEvent } from './events.js';
 import {
+  AckRequest,
   EventBatch as WireBatch,
   EventsRequest,
   KillRequest,
@@ -33,6 +35,8 @@ const unaryTimeoutMs = 30_000;
 // The server sends at least an empty batch every 5 s.
 const eventsIdleTimeoutMs = 20_000;
 const defaultWatchIntervalMs = 10_000;
+// Of what is acknowledged in passing: leaving a loop waits for the last one.
+const ackTimeoutMs = 5_000;
 
 export interface ShardClientOptions {
   /** `HOST:PORT` or `unix:PATH`. */
@@ -54,6 +58,8 @@ export interface CallOptions {
 export interface StreamOptions extends CallOptions {
   /** Told each time the stream has broken and will be opened again, so that nobody waits for a server without knowing. */
   onDisconnect?: ((error: ShardControlError, retryInMs: number) => void) | undefined;
+  /** Told when an acknowledgement of a named consumer failed. The next one makes up for it; until then more would come again. */
+  onAckError?: ((error: unknown) => void) | undefined;
 }
 
 export interface ShardSelection {
@@ -85,11 +91,40 @@ export interface WatchOptions extends ShardSelection {
   intervalMs?: number | undefined;
 }
 
+/** One of `count` disjoint sets of guilds: `(guildId >> 22) % count === index`. Events without a guild belong to partition 0. */
+export interface Partition {
+  index: number;
+  count: number;
+}
+
+/** All conditions that are given must hold. */
+export interface EventsFilter {
+  /** Discord's names and shardd's (`SHARDD_...`). Default: all. */
+  types?: readonly string[] | undefined;
+  /** Guilds that Discord's formula gives to these shards of `shardCount`. Default: all. */
+  shardIds?: readonly number[] | undefined;
+  /** What `shardIds` are meant with, whatever count runs. Default: the count that runs when the stream starts. */
+  shardCount?: number | undefined;
+  /** Only these guilds; events without a guild never match. Default: all. */
+  guildIds?: readonly (bigint | string)[] | undefined;
+  partition?: Partition | undefined;
+}
+
 export interface EventsOptions {
+  /**
+   * A name under which the server keeps where this reader stands, also while this program is away; one reader at a time for each
+   * (name, partition). What the loop has taken as a whole is acknowledged by itself. A stream that ends with ABORTED and
+   * CONSUMER_TAKEN_OVER was replaced by a newer one of the same name.
+   */
+  consumer?: string | undefined;
+  /** Which events to get. Default: all. */
+  filter?: EventsFilter | undefined;
   /** Where to go on: the cursor of the last batch that was processed. Wins over `from`. */
   cursor?: string | undefined;
-  /** Where to start without a cursor. Default: `latest`, the events that come from now on. */
+  /** Where to start without a cursor. Default: where the consumer stands, else `latest`, the events that come from now on. */
   from?: 'earliest' | 'latest' | undefined;
+  /** First, marked `snapshot`, what has made the guilds what they are. */
+  snapshot?: boolean | undefined;
   /** Most events in a batch. Default and most: 4096. */
   maxBatchEvents?: number | undefined;
   /** Bytes after which a batch is full; a larger event goes out alone. Default: 64 KiB; most: 4 MiB. */
@@ -202,6 +237,14 @@ export class ShardClient {
     return this.#unary(ShardControlService.send, message, options);
   }
 
+  /**
+   * Moves a named consumer's cursor. `events` and `batches` do so by themselves; this is for who processes behind the loop, reading
+   * without a name of its own.
+   */
+  async ack(consumer: string, cursor: string, partition?: Partition, options: CallOptions = {}): Promise<void> {
+    await this.#unary(ShardControlService.ack, AckRequest.fromPartial({ consumer, cursor, partition }), options);
+  }
+
   /** `stats` as a stream: at once, at each interval and when a shard changes state. Opens itself again when it breaks. */
   async *watch(request: WatchOptions = {}, options: StreamOptions = {}): AsyncGenerator<StatsResponse, void, undefined> {
     const intervalMs = request.intervalMs ?? defaultWatchIntervalMs;
@@ -249,19 +292,43 @@ export class ShardClient {
     position: { cursor: string | undefined },
     abort: AbortController,
   ): AsyncGenerator<EventBatch, void, undefined> {
-    const from = request.from === 'earliest' ? StartFrom.START_FROM_EARLIEST : StartFrom.START_FROM_LATEST;
+    const { consumer, filter } = request;
+    let snapshot = request.snapshot ?? false;
+    let snapshotBegan = false;
     const message = (): EventsRequest =>
       EventsRequest.fromPartial({
-        start: position.cursor === undefined ? { $case: 'from', from } : { $case: 'cursor', cursor: position.cursor },
+        consumer: consumer ?? '',
+        start: startOf(position.cursor, request),
+        filter: filter && {
+          types: [...(filter.types ?? [])],
+          shardIds: [...(filter.shardIds ?? [])],
+          shardCount: filter.shardCount ?? 0,
+          guildIds: (filter.guildIds ?? []).map(BigInt),
+          partition: filter.partition,
+        },
         maxBatchEvents: request.maxBatchEvents ?? 0,
         maxBatchBytes: request.maxBatchBytes ?? 0,
         maxEventBytes: request.maxEventBytes ?? 0,
         maxDelayMs: request.maxDelayMs ?? 0,
+        snapshot,
       });
-    for await (const batch of this.#stream(eventsMethod, message, eventsIdleTimeoutMs, abort, options)) {
-      yield batch;
-      // Only here has the consumer come back for more, so it has taken all of the batch.
-      position.cursor = batch.cursor;
+    const acks =
+      consumer === undefined
+        ? undefined
+        : new Acknowledger((cursor) => this.ack(consumer, cursor, filter?.partition, { timeoutMs: ackTimeoutMs }), options.onAckError);
+    try {
+      for await (const batch of this.#stream(eventsMethod, message, eventsIdleTimeoutMs, abort, options)) {
+        yield batch;
+        // Only here has the consumer come back for more, so it has taken all of the batch.
+        position.cursor = batch.cursor;
+        const isSnapshot = batch.events.length > 0 && batch.events.every((event) => event.snapshot);
+        snapshotBegan ||= isSnapshot;
+        // A stream that breaks before the snapshot is whole asks for all of it again.
+        if (!isSnapshot && (snapshotBegan || batch.events.length > 0)) snapshot = false;
+        if (!snapshot) acks?.moved(batch.cursor);
+      }
+    } finally {
+      await acks?.end();
     }
   }
 
@@ -338,6 +405,13 @@ const eventsMethod: MethodDefinition<EventsRequest, EventBatch> = {
 
 function selection({ shardIds, shardCount }: ShardSelection): { shardIds: number[]; shardCount: number } {
   return { shardIds: [...(shardIds ?? [])], shardCount: shardCount ?? 0 };
+}
+
+// Unset: the server knows where the consumer stands.
+function startOf(cursor: string | undefined, { consumer, from }: EventsOptions): EventsRequest['start'] {
+  if (cursor !== undefined) return { $case: 'cursor', cursor };
+  if (from === undefined && consumer !== undefined) return undefined;
+  return { $case: 'from', from: from === 'earliest' ? StartFrom.START_FROM_EARLIEST : StartFrom.START_FROM_LATEST };
 }
 
 function closedError(): ShardControlError {

@@ -93,3 +93,43 @@ it('is refused with a reason', { skip, timeout: 60_000 }, async (t) => {
   await assert.rejects(client.spawn({ shardIds: [7] }), { code: 'INVALID_ARGUMENT', reason: 'SHARD_ID_OUT_OF_RANGE' });
   await assert.rejects(client.kill({ shardIds: [7] }), { code: 'NOT_FOUND', reason: 'SHARD_NOT_FOUND' });
 });
+
+it('goes on under its name where the last program stopped, with what its filter lets through', { skip, timeout: 120_000 }, async (t) => {
+  const address = await startServer(t, '--shard-count', '1');
+  const filter = { types: ['MESSAGE_CREATE'] };
+  const seen: bigint[] = [];
+  for (let program = 0; program < 3; program++) {
+    const client = new ShardClient({ address });
+    const until = seen.length + 30;
+    for await (const batch of client.batches({ consumer: 'bot', filter, maxBatchEvents: 5 })) {
+      assert.equal(batch.gap, undefined);
+      if (seen.length >= until) break; // in hand, so it comes again
+      for (const { type, offset } of batch.events) {
+        assert.equal(type, 'MESSAGE_CREATE');
+        seen.push(offset);
+      }
+    }
+    client.close();
+  }
+
+  assert.deepEqual(seen, [...new Set(seen)].sort((a, b) => (a < b ? -1 : 1)));
+});
+
+it('is told when another stream of its name takes over', { skip, timeout: 60_000 }, async (t) => {
+  const client = new ShardClient({ address: await startServer(t, '--shard-count', '1') });
+  t.after(() => client.close());
+  const older = client.batches({ consumer: 'bot' });
+  await older.next();
+  // At once, since a rejection that nobody waits for yet ends the test.
+  const end = assert.rejects(
+    (async () => {
+      for await (const batch of older) void batch;
+    })(),
+    { code: 'ABORTED', reason: 'CONSUMER_TAKEN_OVER' },
+  );
+  const newer = client.batches({ consumer: 'bot' });
+  await newer.next();
+
+  await end;
+  await newer.return();
+});

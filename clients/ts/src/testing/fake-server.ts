@@ -10,6 +10,7 @@ import {
   SpawnResponse,
   StartFrom,
   StatsResponse,
+  type AckRequest,
   type EventsRequest,
   type KillRequest,
   type LocateRequest,
@@ -39,6 +40,7 @@ export class FakeServer {
   /** What each Events call asked for, in order. */
   readonly requests: EventsRequest[] = [];
   readonly unary: (SpawnRequest | KillRequest | LocateRequest | SendRequest)[] = [];
+  readonly acks: AckRequest[] = [];
   openStreams = 0;
   writtenBytes = 0;
   #server: Server | undefined;
@@ -91,7 +93,10 @@ export class FakeServer {
       restart: (_call, answer) => this.#answer(answer, { shards: [] }),
       rescale: (_call, answer) => this.#answer(answer, { rescale: undefined }),
       cancelRescale: (_call, answer) => this.#answer(answer, { rescale: undefined }),
-      ack: (_call, answer) => this.#answer(answer, {}),
+      ack: ({ request }, answer) => {
+        this.acks.push(request);
+        this.#answer(answer, {});
+      },
       send: ({ request }, answer) => {
         this.unary.push(request);
         this.#answer(answer, { shardId: 7, held: { seconds: 1n, nanos: 500_000_000 } });
