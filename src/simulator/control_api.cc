@@ -52,6 +52,16 @@ struct Order {
   std::chrono::milliseconds Millis(const char* name, uint64_t fallback) {
     return std::chrono::milliseconds(Get(name, fallback));
   }
+  uint32_t ShardCount() {
+    return static_cast<uint32_t>(
+        Get("count", std::max<uint32_t>(gateway.options.recommended_shards, 1)));
+  }
+  Lag Range(const char* min, const char* max) {
+    const auto least = Millis(min, 0);
+    return {least, Millis(max, static_cast<uint64_t>(least.count()))};
+  }
+  // In thousandths.
+  double Share(const char* name) { return static_cast<double>(Get(name, 0, 1000)) / 1000; }
   bool IsTrue(const char* name) const { return request.Query(name) == "true"; }
   MessageKind Kind() const {
     return request.Query("kind") == "text" ? MessageKind::kText : MessageKind::kBinary;
@@ -208,6 +218,43 @@ const std::map<std::string_view, Action (*)(Order&)>& Actions() {
            return size_t{0};
          };
        }},
+      {"equal-payloads",
+       [](Order& o) -> Action {
+         return [&, share = o.Share("share")] {
+           o.controls.SetEqualPayloads(share);
+           return size_t{0};
+         };
+       }},
+      {"lag",
+       [](Order& o) -> Action {
+         return [&, count = o.ShardCount(), lag = o.Range("min", "max")] {
+           o.gateway.options.lags[count] = lag;
+           return size_t{0};
+         };
+       }},
+      {"skew",
+       [](Order& o) -> Action {
+         Skew skew;
+         skew.interactions = o.Range("interactions_min", "interactions_max");
+         skew.swapped = o.Share("swapped");
+         skew.one_sided = o.Share("one_sided");
+         return [&, count = o.ShardCount(), skew] {
+           o.gateway.options.skews[count] = skew;
+           return size_t{0};
+         };
+       }},
+      {"limits",
+       [](Order& o) -> Action {
+         SimulatorOptions& options = o.gateway.options;
+         return [&, guilds = o.Get("max_guilds_per_shard", options.max_guilds_per_shard),
+                 multiple = o.Get("shard_count_multiple", options.shard_count_multiple),
+                 intents = o.Get("disallowed_intents", options.disallowed_intents, UINT64_MAX)] {
+           options.max_guilds_per_shard = static_cast<uint32_t>(guilds);
+           options.shard_count_multiple = static_cast<uint32_t>(multiple);
+           options.disallowed_intents = intents;
+           return size_t{0};
+         };
+       }},
       {"permute-keys",
        [](Order& o) -> Action {
          return [&] {
@@ -219,12 +266,12 @@ const std::map<std::string_view, Action (*)(Order&)>& Actions() {
   return kActions;
 }
 
-void AppendCloses(std::string& out, std::string_view name,
-                  const std::map<uint16_t, uint64_t>& closes) {
+template <class Key>
+void AppendCounts(std::string& out, std::string_view name, const std::map<Key, uint64_t>& counts) {
   Append(out, R"(,")", name, R"(":{)");
   bool first = true;
-  for (const auto& [code, count] : closes) {
-    Append(out, first ? "\"" : ",\"", code, "\":", count);
+  for (const auto& [key, count] : counts) {
+    Append(out, first ? "\"" : ",\"", key, "\":", count);
     first = false;
   }
   out += '}';
@@ -242,9 +289,7 @@ http::Response ControlApi::Answer(const http::Request& request) {
 
   Order order{request, gateway_, controls_};
   if (!request.Query("shard").empty()) {
-    const auto fallback = std::max<uint32_t>(gateway_.options.recommended_shards, 1);
-    order.target.shard = ShardId{static_cast<uint32_t>(order.Get("shard", 0)),
-                                 static_cast<uint32_t>(order.Get("count", fallback))};
+    order.target.shard = ShardId{static_cast<uint32_t>(order.Get("shard", 0)), order.ShardCount()};
   }
   order.target.session_id = request.Query("session");
   const Action act = found->second(order);
@@ -271,17 +316,19 @@ http::Response ControlApi::Status() const {
   const Counters& c = gateway_.counters;
   http::Response response;
   std::string& out = response.body;
-  Append(out, R"({"connections":)", c.connections, R"(,"identifies":)", c.identifies,
-         R"(,"identifies_refused":)", c.identifies_refused, R"(,"resumes":)", c.resumes,
-         R"(,"resumes_refused":)", c.resumes_refused, R"(,"resumes_behind_heartbeat":)",
-         c.resumes_behind_heartbeat, R"(,"heartbeats":)", c.heartbeats, R"(,"commands_ignored":)",
-         c.commands_ignored, R"(,"presence_updates_dropped":)", c.presence_updates_dropped,
+  Append(out, R"({"connections":)", c.connections, R"(,"peak_open_connections":)",
+         c.peak_open_connections, R"(,"identifies":)", c.identifies, R"(,"identifies_refused":)",
+         c.identifies_refused, R"(,"resumes":)", c.resumes, R"(,"resumes_refused":)",
+         c.resumes_refused, R"(,"resumes_behind_heartbeat":)", c.resumes_behind_heartbeat,
+         R"(,"heartbeats":)", c.heartbeats, R"(,"commands_ignored":)", c.commands_ignored,
+         R"(,"presence_updates_dropped":)", c.presence_updates_dropped,
          R"(,"member_requests_limited":)", c.member_requests_limited, R"(,"token_resets":)",
          c.token_resets, R"(,"session_starts_remaining":)",
          gateway_.limits().Remaining(SteadyClock::now()), R"(,"events":)", c.events,
          R"(,"dispatches":)", c.dispatches, R"(,"slow_readers_dropped":)", c.slow_readers_dropped);
-  AppendCloses(out, "client_closes", c.client_closes);
-  AppendCloses(out, "server_closes", c.server_closes);
+  AppendCounts(out, "identifies_by_shard_count", c.identifies_by_shard_count);
+  AppendCounts(out, "client_closes", c.client_closes);
+  AppendCounts(out, "server_closes", c.server_closes);
   out += R"(,"sessions":[)";
   bool first = true;
   const auto flag = [](bool value) { return value ? "true" : "false"; };

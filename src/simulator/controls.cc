@@ -17,6 +17,7 @@ constexpr size_t kEventsBetweenLooks = 64;
 Controls::Controls(Gateway& gateway)
     : gateway_(gateway), rate_(gateway.options.rate), last_tick_(SteadyClock::now()) {
   if (!gateway.guilds().ids().empty()) traffic_.emplace(gateway.guilds(), gateway.options.seed);
+  SetEqualPayloads(gateway.options.equal_payloads);
 }
 
 size_t Controls::Emit(std::string_view type, uint64_t guild_id, std::string data) {
@@ -48,7 +49,12 @@ void Controls::SetRate(double events_per_second) {
   owed_ = 0;
 }
 
+void Controls::SetEqualPayloads(double share) {
+  if (traffic_.has_value()) traffic_->SetEqualPayloads(share);
+}
+
 void Controls::Tick(SteadyTime now) {
+  gateway_.GiveHeld(now);
   const std::chrono::duration<double> passed = now - last_tick_;
   last_tick_ = now;
   // Without a session nobody could tell, and the sequence stays where it is.

@@ -23,7 +23,8 @@ class Controls {
   void EmitTraffic(size_t events);
   void EmitStructure(size_t changes);
   void SetRate(double events_per_second);
-  // Emits what is due by the rate since the last call.
+  void SetEqualPayloads(double share);
+  // Gives and emits what is due since the last call.
   void Tick(SteadyTime now);
 
   size_t DropConnections(const Target& target);

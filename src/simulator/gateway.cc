@@ -1,11 +1,13 @@
 #include "simulator/gateway.h"
 
 #include <algorithm>
+#include <chrono>
 #include <random>
 #include <utility>
 
 #include "simulator/json_scan.h"
 #include "simulator/json_text.h"
+#include "simulator/lag.h"
 #include "simulator/peer.h"
 #include "simulator/protocol.h"
 #include "simulator/random.h"
@@ -15,6 +17,8 @@ namespace {
 
 constexpr std::string_view kBotPrefix = "Bot ";
 constexpr size_t kMostExpired = 10'000;
+// How long an event waits at most for the next one of its guild, to change places with it.
+constexpr std::chrono::milliseconds kLongestSwap{250};
 
 std::string NewSessionId() {
   std::random_device device;
@@ -172,6 +176,12 @@ void Gateway::PublishChange() {
   Publish(change.event);
 }
 
+void Gateway::AddPeer(Peer& peer) {
+  peers_.insert(&peer);
+  counters.peak_open_connections =
+      std::max<uint64_t>(counters.peak_open_connections, peers_.size());
+}
+
 void Gateway::RemovePeer(Peer& peer) {
   peers_.erase(&peer);
   Changed();
@@ -185,15 +195,41 @@ size_t Gateway::Publish(const DispatchPtr& event) {
   if (needed == known.end()) {
     needed = known.emplace(event->type, intent::For(event->type, in_guild)).first;
   }
+  Emitted emitted{event, 0, {}};
+  const std::optional<uint32_t> only = OnlyFor(*event);
   size_t given = 0;
   for (const auto& [count, shards] : generations_) {
+    if (only.value_or(count) != count) continue;
+    const size_t before = given;
     if (options.quirks.foreign_guilds) {
       for (const auto& sessions : shards) given += GiveAll(sessions, event, needed->second);
     } else {
       given += GiveAll(shards[ShardForGuild(event->guild_id, count)], event, needed->second);
     }
+    if (given > before) emitted.shard_counts.push_back(count);
+  }
+  if (options.record_emitted) {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    emitted.unix_nanos = std::chrono::nanoseconds(now).count();
+    emitted_.push_back(std::move(emitted));
   }
   return given;
+}
+
+double Gateway::Chance(uint64_t of) const {
+  return Random(Mix(options.seed, counters.events, of)).Unit();
+}
+
+std::optional<uint32_t> Gateway::OnlyFor(const Dispatch& event) const {
+  if (event.guild_id == 0 || generations_.size() < 2) return std::nullopt;
+  if (event.type == "GUILD_CREATE" || event.type == "GUILD_DELETE") return std::nullopt;
+  for (const auto& [count, skew] : options.skews) {
+    const auto generation = generations_.find(count);
+    if (skew.one_sided <= 0 || generation == generations_.end()) continue;
+    if (generation->second[ShardForGuild(event.guild_id, count)].empty()) continue;
+    if (Chance(count) < skew.one_sided) return count;
+  }
+  return std::nullopt;
 }
 
 size_t Gateway::GiveAll(const std::vector<Session*>& sessions, const DispatchPtr& event,
@@ -201,10 +237,63 @@ size_t Gateway::GiveAll(const std::vector<Session*>& sessions, const DispatchPtr
   size_t given = 0;
   for (Session* session : sessions) {
     if (!session->Wants(needed)) continue;
-    SendTo(*session, event);
+    const auto skew = options.skews.find(session->shard().count);
+    if (skew == options.skews.end()) {
+      SendTo(*session, event);
+    } else {
+      GiveSkewed(*session, skew->second, event);
+    }
     ++given;
   }
   return given;
+}
+
+void Gateway::GiveSkewed(Session& session, const Skew& skew, const DispatchPtr& event) {
+  const SteadyTime now = SteadyClock::now();
+  auto& held = session.held;
+  if (event->type == "INTERACTION_CREATE" && skew.interactions.max.count() > 0) {
+    SteadyTime due = now + LagAt(skew.interactions, Mix(options.seed, session.number(), 1), now);
+    for (const auto& one : held) {
+      if (!one.swapped) due = std::max(due, one.due);
+    }
+    held.push_back({due, event, false});
+    return;
+  }
+  const bool moves_guild = event->type == "GUILD_CREATE" || event->type == "GUILD_DELETE";
+  const auto waiting = std::find_if(held.begin(), held.end(), [&](const Session::Held& one) {
+    return one.swapped && one.event->guild_id == event->guild_id;
+  });
+  if (waiting != held.end()) {
+    const DispatchPtr earlier = waiting->event;
+    held.erase(waiting);
+    SendTo(session, moves_guild ? earlier : event);
+    SendTo(session, moves_guild ? event : earlier);
+  } else if (event->guild_id != 0 && !moves_guild && Chance(session.number()) < skew.swapped) {
+    held.push_back({now + kLongestSwap, event, true});
+  } else {
+    SendTo(session, event);
+  }
+}
+
+void Gateway::GiveHeld(SteadyTime now) {
+  for (const auto& session : sessions_) {
+    auto& held = session->held;
+    for (size_t i = 0; i < held.size();) {
+      if (held[i].due > now) {
+        ++i;
+        continue;
+      }
+      const DispatchPtr event = held[i].event;
+      held.erase(held.begin() + static_cast<std::ptrdiff_t>(i));
+      SendTo(*session, event);
+    }
+  }
+}
+
+std::chrono::nanoseconds Gateway::LagOf(const Session& session, SteadyTime now) const {
+  const auto lag = options.lags.find(session.shard().count);
+  if (lag == options.lags.end()) return {};
+  return LagAt(lag->second, Mix(options.seed, session.number(), 2), now);
 }
 
 DispatchPtr Gateway::Give(Session& session, const DispatchPtr& event) {
@@ -221,7 +310,7 @@ DispatchPtr Gateway::Give(Session& session, const DispatchPtr& event) {
 
 void Gateway::SendTo(Session& session, const DispatchPtr& event) {
   const DispatchPtr sent = Give(session, event);
-  if (session.peer != nullptr) session.peer->SendDispatch(session.sequence(), *sent);
+  if (session.peer != nullptr) session.peer->SendDispatch(session.sequence(), sent);
 }
 
 std::optional<uint32_t> Gateway::GuildOf(const Session& session,

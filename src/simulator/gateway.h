@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
@@ -78,7 +79,7 @@ class Gateway {
   // Whether a session of this id has lain without a connection for too long.
   bool HasExpired(const std::string& session_id) const;
   Commands& commands() { return commands_; }
-  void AddPeer(Peer& peer) { peers_.insert(&peer); }
+  void AddPeer(Peer& peer);
   void RemovePeer(Peer& peer);
   void Changed() { changed_(); }
 
@@ -87,6 +88,16 @@ class Gateway {
   // Gives the event to every session that gets it; returns their number.
   size_t Publish(const DispatchPtr& event);
   bool HasSessions() const { return !sessions_.empty(); }
+  // Gives sessions what was held for them (Skew) and is due.
+  void GiveHeld(SteadyTime now);
+  // How late a dispatch reaches the session's connection now.
+  std::chrono::nanoseconds LagOf(const Session& session, SteadyTime now) const;
+  struct Emitted {
+    DispatchPtr event;
+    int64_t unix_nanos = 0;
+    std::vector<uint32_t> shard_counts;
+  };
+  std::vector<Emitted> TakeEmitted() { return std::exchange(emitted_, {}); }
   std::vector<Session*> Select(const Target& target);
   std::vector<Peer*> SelectPeers(const Target& target);
   // Forgets sessions whose resume window is over.
@@ -119,6 +130,12 @@ class Gateway {
   // Also one that has ended, while recording.
   const Session* FindAny(const std::string& session_id) const;
   size_t GiveAll(const std::vector<Session*>& sessions, const DispatchPtr& event, uint64_t needed);
+  // Gives it to the session now or, as the skew of its shard count has it, later.
+  void GiveSkewed(Session& session, const Skew& skew, const DispatchPtr& event);
+  // The one shard count whose sessions get this event; none: those of all.
+  std::optional<uint32_t> OnlyFor(const Dispatch& event) const;
+  // Even over [0, 1), for the event that is being published.
+  double Chance(uint64_t of) const;
 
   const std::function<void()> changed_;
   const Guilds guilds_;
@@ -133,6 +150,7 @@ class Gateway {
   // By type, found once: of guilds' events, and of those without a guild.
   std::array<std::unordered_map<std::string, uint64_t>, 2> needed_intents_;
   uint64_t sessions_started_ = 0;
+  std::vector<Emitted> emitted_;  // only with record_emitted
   // Large bodies are shared between the sessions that have them in their replay buffers, and made
   // anew after that.
   std::vector<std::weak_ptr<const Dispatch>> guild_creates_;

@@ -8,6 +8,7 @@
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "simulator/fault_script.h"
 #include "simulator/simulator.h"
@@ -109,6 +110,18 @@ class Flags {
         ->type_name("TIME");
   }
 
+  void SetLags(const std::vector<std::string>& lags) {
+    for (const std::string& text : lags) {
+      uint32_t count = 0, least = 0, most = 0;
+      int end = 0;
+      const int found = std::sscanf(text.c_str(), "%u:%u:%u%n", &count, &least, &most, &end);
+      if (found != 3 || static_cast<size_t>(end) != text.size()) {
+        throw CLI::ValidationError("--lag", "not COUNT:MIN:MAX: " + text);
+      }
+      options.lags[count] = {Millis(least), Millis(most)};
+    }
+  }
+
   void AddWorld() {
     app.add_option("--port", options.port, "Port on 127.0.0.1; 0 picks one")->capture_default_str();
     app.add_flag("--tls", options.tls, "https and wss, with a certificate made at start");
@@ -164,6 +177,17 @@ class Flags {
     every("--heartbeat-requests-every", heartbeat_, "Send op 1");
     const auto no_acks = [this](int64_t) { options.acknowledge_heartbeats = false; };
     app.add_flag_function("--no-acks", no_acks, "Heartbeats are not acknowledged")->group(group);
+    app.add_option_function<std::vector<std::string>>(
+           "--lag", [this](const std::vector<std::string>& lags) { SetLags(lags); },
+           "COUNT:MIN:MAX, milliseconds by which dispatches of this shard count are late; again "
+           "for another count")
+        ->type_name("LAG")
+        ->group(group);
+    app.add_option("--equal-payloads", options.equal_payloads,
+                   "Share of events that are byte for byte what came before")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str()
+        ->group(group);
     app.add_flag("--permute-keys", options.permute_keys,
                  "Each session gets the keys of guilds' events in an order of its own")
         ->group(group);

@@ -16,6 +16,10 @@ namespace json = boost::json;
 // Put-off dispatches wait until less than this is queued, so that a start with thousands of guilds
 // is no slow reader.
 constexpr size_t kLowWater = 256 * 1024;
+// ...and less than this is on its way.
+constexpr size_t kLateLowWater = size_t{4} << 20;
+// What is due within this time leaves in one write.
+constexpr std::chrono::milliseconds kLateStep{1};
 
 std::optional<ShardId> ToShard(const json::value& value) {
   if (!value.is_array() || value.get_array().size() != 2) return std::nullopt;
@@ -49,6 +53,7 @@ Peer::Peer(Gateway& gateway, Connection& connection, Handshake handshake)
       handshake_(std::move(handshake)),
       writer_(connection, gateway.options, handshake_.compress),
       heartbeat_timer_(connection.executor()),
+      late_timer_(connection.executor()),
       sends_(gateway.options.sends_per_minute) {}
 
 Peer::~Peer() { Leave(); }
@@ -176,6 +181,7 @@ void Peer::OnIdentify(const json::object& data, std::string_view payload) {
       break;
   }
   ++gateway_.counters.identifies;
+  ++gateway_.counters.identifies_by_shard_count[effective.count];
   Attach(gateway_.StartSession(effective, *intents));
   if (data.contains("presence")) {
     session_->presence = MemberOf(MemberOf(payload, "d").value_or(""), "presence").value_or("");
@@ -207,7 +213,7 @@ void Peer::SendReady(const std::optional<ShardId>& shard) {
       R"(","flags":565248},"_trace":["[\"gateway-simulator\",{\"micros\":1200,\"calls\":[]}]"]})");
   const auto ready = std::make_shared<const Dispatch>(Dispatch{"READY", 0, std::move(data)});
   gateway_.Give(*session_, ready);
-  writer_.WriteDispatch(session_->sequence(), *ready);
+  WriteDispatch(session_->sequence(), ready);
 }
 
 void Peer::OnResume(const json::object& data) {
@@ -262,7 +268,8 @@ void Peer::Attach(Session& session) {
 }
 
 void Peer::Continue() {
-  while (session_ != nullptr && connection_.queued_bytes() < kLowWater) {
+  while (session_ != nullptr && connection_.queued_bytes() < kLowWater &&
+         late_bytes_ < kLateLowWater) {
     Session& session = *session_;
     if (session.replaying_from.has_value()) {
       uint64_t& next = *session.replaying_from;
@@ -273,7 +280,7 @@ void Peer::Continue() {
           ++gateway_.counters.slow_readers_dropped;
           return Reset();
         }
-        writer_.WriteDispatch(next++, *dispatch);
+        WriteDispatch(next++, dispatch);
         continue;
       }
       session.replaying_from.reset();
@@ -282,35 +289,72 @@ void Peer::Continue() {
       const auto resumed = std::make_shared<const Dispatch>(
           Dispatch{"RESUMED", 0, R"({"_trace":["[\"gateway-simulator\",{\"micros\":0.0}]"]})"});
       gateway_.Give(session, resumed);
-      writer_.WriteDispatch(session.sequence(), *resumed);
+      WriteDispatch(session.sequence(), resumed);
       gateway_.Changed();
     } else if (session.guilds_sent < session.guilds.size() && session.Wants(intent::kGuilds)) {
       const DispatchPtr start = gateway_.GuildStart(session.guilds[session.guilds_sent++]);
       if (start != nullptr) {
         const DispatchPtr given = gateway_.Give(session, start);
-        writer_.WriteDispatch(session.sequence(), *given);
+        WriteDispatch(session.sequence(), given);
       }
       if (session.guilds_sent == session.guilds.size()) gateway_.Changed();
     } else if (!session.member_lists.empty()) {
       const DispatchPtr chunk = gateway_.Give(session, gateway_.commands().NextChunk(session));
-      writer_.WriteDispatch(session.sequence(), *chunk);
+      WriteDispatch(session.sequence(), chunk);
     } else {
       return;
     }
   }
 }
 
-void Peer::SendDispatch(uint64_t sequence, const Dispatch& dispatch) {
+void Peer::SendDispatch(uint64_t sequence, const DispatchPtr& dispatch) {
   if (session_->replaying_from.has_value()) return;
-  writer_.WriteDispatch(sequence, dispatch);
-  if (dispatch.bomb_bytes == 0 && connection_.queued_bytes() > gateway_.options.write_queue_bytes) {
+  WriteDispatch(sequence, dispatch);
+  if (dispatch->bomb_bytes == 0 &&
+      connection_.queued_bytes() + late_bytes_ > gateway_.options.write_queue_bytes) {
     ++gateway_.counters.slow_readers_dropped;
     Reset();
   }
 }
 
+void Peer::WriteDispatch(uint64_t sequence, const DispatchPtr& dispatch) {
+  const SteadyTime now = SteadyClock::now();
+  const auto lag = gateway_.LagOf(*session_, now);
+  if (late_.empty() && lag.count() == 0) return writer_.WriteDispatch(sequence, *dispatch);
+  const SteadyTime due = now + lag;
+  late_bytes_ += dispatch->data.size();
+  late_.push_back({late_.empty() ? due : std::max(due, late_.back().due), sequence, dispatch});
+  if (late_.size() == 1) AwaitLate();
+}
+
+void Peer::AwaitLate() {
+  late_timer_.expires_at(std::max(late_.front().due, SteadyClock::now() + kLateStep));
+  late_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const auto self = weak.lock();
+    if (error || self == nullptr || self->left_) return;
+    self->WriteLate();
+  });
+}
+
+void Peer::WriteLate() {
+  const SteadyTime now = SteadyClock::now();
+  while (!late_.empty() && late_.front().due <= now) {
+    const Late late = std::move(late_.front());
+    late_.pop_front();
+    if (late.dispatch == nullptr) {
+      writer_.WriteOp(late.op, late.data);
+    } else {
+      late_bytes_ -= late.dispatch->data.size();
+      writer_.WriteDispatch(late.sequence, *late.dispatch);
+    }
+  }
+  if (!late_.empty()) AwaitLate();
+}
+
 void Peer::SendOp(Op op, std::string_view data) {
-  if (!left_) writer_.WriteOp(op, data);
+  if (left_) return;
+  if (late_.empty()) return writer_.WriteOp(op, data);
+  late_.push_back({late_.back().due, 0, nullptr, op, std::string(data)});
 }
 
 void Peer::SendPayload(std::string_view payload) {
@@ -377,6 +421,9 @@ void Peer::Leave() {
   if (left_) return;
   left_ = true;
   heartbeat_timer_.cancel();
+  late_timer_.cancel();
+  late_.clear();
+  late_bytes_ = 0;
   if (session_ != nullptr) gateway_.Detach(*session_);
   gateway_.RemovePeer(*this);
 }

@@ -4,6 +4,7 @@
 #include <boost/json/fwd.hpp>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,7 +34,7 @@ class Peer final : public WebSocketEvents, public std::enable_shared_from_this<P
 
   // Sends a dispatch that the session has numbered, unless a replay will come to it. A client that
   // reads too slowly is dropped.
-  void SendDispatch(uint64_t sequence, const Dispatch& dispatch);
+  void SendDispatch(uint64_t sequence, const DispatchPtr& dispatch);
   // Any payload but a dispatch; `data` is the JSON of `d`.
   void SendOp(Op op, std::string_view data);
   void SendPayload(std::string_view payload);
@@ -67,6 +68,10 @@ class Peer final : public WebSocketEvents, public std::enable_shared_from_this<P
   void OnHeartbeat(const boost::json::value* data);
   void OnIdentify(const boost::json::object& data, std::string_view payload);
   void OnResume(const boost::json::object& data);
+  // Now, or behind the lag of the session. REQUIRES: there is a session.
+  void WriteDispatch(uint64_t sequence, const DispatchPtr& dispatch);
+  void AwaitLate();
+  void WriteLate();
   void Attach(Session& session);
   void SendReady(const std::optional<ShardId>& shard);
   void WatchHeartbeats();
@@ -79,6 +84,17 @@ class Peer final : public WebSocketEvents, public std::enable_shared_from_this<P
   const Handshake handshake_;
   PayloadWriter writer_;
   boost::asio::steady_timer heartbeat_timer_;
+  // A payload on its way to the connection; bounded as what waits for the client is.
+  struct Late {
+    SteadyTime due;
+    uint64_t sequence = 0;
+    DispatchPtr dispatch{};  // nullptr: not a dispatch
+    Op op = Op::kDispatch;
+    std::string data{};
+  };
+  std::deque<Late> late_;
+  size_t late_bytes_ = 0;
+  boost::asio::steady_timer late_timer_;
   SendWindow sends_;
   Session* session_ = nullptr;
   // Of the newest session that this connection had: faults can still name it by them.

@@ -83,6 +83,14 @@ class Session {
 
   std::deque<MemberList> member_lists;
 
+  // An event that it gets, and has not been given yet (Skew).
+  struct Held {
+    SteadyTime due;
+    DispatchPtr event;
+    bool swapped = false;  // waits for the next one of its guild; else it is an interaction
+  };
+  std::deque<Held> held;
+
   // https://discord.com/developers/docs/events/gateway-events#update-presence: 5 in 20 s.
   SendWindow presence_updates{5, std::chrono::seconds(20)};
   std::string presence;             // JSON; empty: none has been set

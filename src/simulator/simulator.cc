@@ -318,6 +318,25 @@ void Simulator::SetPermuteKeys(bool permute) {
   loop_->Run([&] { loop_->gateway().options.permute_keys = permute; });
 }
 
+void Simulator::SetEqualPayloads(double share) {
+  loop_->Run([&] { loop_->controls().SetEqualPayloads(share); });
+}
+void Simulator::SetLag(uint32_t shard_count, const Lag& lag) {
+  loop_->Run([&] { loop_->gateway().options.lags[shard_count] = lag; });
+}
+void Simulator::SetSkew(uint32_t shard_count, const Skew& skew) {
+  loop_->Run([&] { loop_->gateway().options.skews[shard_count] = skew; });
+}
+void Simulator::SetMaxGuildsPerShard(uint32_t guilds) {
+  loop_->Run([&] { loop_->gateway().options.max_guilds_per_shard = guilds; });
+}
+void Simulator::SetShardCountMultiple(uint32_t multiple) {
+  loop_->Run([&] { loop_->gateway().options.shard_count_multiple = multiple; });
+}
+void Simulator::SetDisallowedIntents(uint64_t intents) {
+  loop_->Run([&] { loop_->gateway().options.disallowed_intents = intents; });
+}
+
 std::vector<SessionInfo> Simulator::Sessions() const {
   return loop_->Run([&] { return loop_->gateway().Sessions(); });
 }
@@ -334,6 +353,22 @@ Counters Simulator::counters() const {
     counters.open_connections = loop_->gateway().SelectPeers(Target()).size();
     return counters;
   });
+}
+void Simulator::ResetPeakConnections() {
+  loop_->Run([&] {
+    loop_->gateway().counters.peak_open_connections = loop_->gateway().SelectPeers(Target()).size();
+  });
+}
+std::vector<EmittedEvent> Simulator::TakeEmitted() {
+  std::vector<Gateway::Emitted> taken = loop_->Run([&] { return loop_->gateway().TakeEmitted(); });
+  std::vector<EmittedEvent> events;
+  events.reserve(taken.size());
+  for (Gateway::Emitted& emitted : taken) {
+    const Dispatch& event = *emitted.event;
+    events.push_back({event.type, event.guild_id, event.data, emitted.unix_nanos,
+                      std::move(emitted.shard_counts)});
+  }
+  return events;
 }
 uint32_t Simulator::session_starts_remaining() const {
   return loop_->Run([&] { return loop_->gateway().limits().Remaining(SteadyClock::now()); });

@@ -31,6 +31,24 @@ struct Quirks {
   uint16_t bad_token_code = 4004;   // how a wrong token is closed
 };
 
+// How late dispatches reach connections, from the shortest to the longest; both 0: at once.
+struct Lag {
+  std::chrono::milliseconds min{0};
+  std::chrono::milliseconds max{0};
+};
+
+// What sessions of one shard count get otherwise than those of another.
+struct Skew {
+  // How late interactions come to a session, which numbers them then: Discord makes them in a
+  // service of their own, so their place among a guild's other events is not the same everywhere.
+  Lag interactions{};
+  // Share of the other events that change places with the next one of their guild. One that no
+  // other follows within 250 ms comes by itself.
+  double swapped = 0;
+  // Share of guilds' events that sessions of this shard count alone get, while there are others.
+  double one_sided = 0;
+};
+
 // Members without a value here have braces, so that a caller may name just the ones that it sets.
 struct SimulatorOptions {
   uint16_t port = 0;    // on 127.0.0.1 only; 0 picks one
@@ -41,7 +59,8 @@ struct SimulatorOptions {
   // timing.
   uint64_t seed = 1;
   uint32_t guilds = 100;
-  double rate = 0;  // dispatches a second over all guilds, before fan-out to sessions
+  double rate = 0;            // dispatches a second over all guilds, before fan-out to sessions
+  double equal_payloads = 0;  // see Simulator::SetEqualPayloads
   // The first guilds of guild_ids() whose GUILD_CREATE is at least large_guild_bytes. The others
   // are heavy-tailed: most under 10 KB, a few of hundreds of KB, none above 512 KiB.
   uint32_t large_guilds = 0;
@@ -84,10 +103,13 @@ struct SimulatorOptions {
   uint32_t split_fragments = 1;  // see Simulator::SetSplitting
   size_t drip_bytes = 0;         // see Simulator::SetDrip
   std::chrono::milliseconds drip_pause{0};
-  bool permute_keys = false;  // see Simulator::SetPermuteKeys
+  bool permute_keys = false;         // see Simulator::SetPermuteKeys
+  std::map<uint32_t, Lag> lags{};    // by shard count; see Simulator::SetLag
+  std::map<uint32_t, Skew> skews{};  // by shard count
   bool record = false;  // keep every dispatch of every session for Sent(); grows without bound
   // The same for SentDigests(): 16 bytes a dispatch, for runs whose dispatches fit into no memory.
   bool record_digests = false;
+  bool record_emitted = false;  // keep every event for TakeEmitted(); grows until that is called
   Quirks quirks{};
 };
 
@@ -137,6 +159,15 @@ struct SentDigest {
 
   friend bool operator==(const SentDigest&, const SentDigest&) = default;
 };
+// An event as it was made, whatever becomes of it on its way to sessions.
+struct EmittedEvent {
+  std::string type;
+  uint64_t guild_id = 0;
+  std::string data;  // JSON of `d`, with its keys in the order in which it was made
+  int64_t unix_nanos = 0;
+  std::vector<uint32_t> shard_counts;  // of the sessions that it was given to, ascending
+};
+
 // A hash of 64 bits, the same within a process. Of SendBomb(), `data` is empty.
 uint64_t DigestOf(std::string_view type, std::string_view data);
 
@@ -158,12 +189,15 @@ struct GuildState {
 };
 
 struct Counters {
-  uint64_t connections = 0;         // WebSocket handshakes that were completed
-  uint64_t open_connections = 0;    // of these, now
-  uint64_t identifies = 0;          // answered by READY
-  uint64_t identifies_refused = 0;  // answered by op 9
-  uint64_t resumes = 0;             // answered by RESUMED
-  uint64_t resumes_refused = 0;     // answered by op 9 or 4007
+  uint64_t connections = 0;       // WebSocket handshakes that were completed
+  uint64_t open_connections = 0;  // of these, now
+  // The most that were open at once, since the start or ResetPeakConnections().
+  uint64_t peak_open_connections = 0;
+  uint64_t identifies = 0;                                 // answered by READY
+  std::map<uint32_t, uint64_t> identifies_by_shard_count;  // the same
+  uint64_t identifies_refused = 0;                         // answered by op 9
+  uint64_t resumes = 0;                                    // answered by RESUMED
+  uint64_t resumes_refused = 0;                            // answered by op 9 or 4007
   // RESUMEs after a number that a heartbeat of the session had already gone beyond: the client has
   // lost what it had said it had.
   uint64_t resumes_behind_heartbeat = 0;
@@ -229,6 +263,9 @@ class Simulator {
   // out of order have no traffic.
   void EmitStructure(size_t changes);
   void SetRate(double events_per_second);
+  // From now on this share of the traffic is byte for byte what the same guild has had shortly
+  // before: somebody who goes on typing, a reaction that is taken away and set again.
+  void SetEqualPayloads(double share);
 
   // ---- Faults. Each returns how many connections (or sessions) it touched ----
 
@@ -297,6 +334,16 @@ class Simulator {
   // differently. The order follows from the seed and the session's place in the order of IDENTIFYs.
   // A replay repeats the bytes that were sent.
   void SetPermuteKeys(bool permute);
+  // From now on dispatches reach the connections of sessions of this shard count late, by a time of
+  // the session's own that changes slowly within the range. They have their numbers and their
+  // places in the replay buffer at once, and what is on its way to a connection that ends is lost
+  // with it, until a RESUME. The order of a connection holds; nothing but a close overtakes.
+  void SetLag(uint32_t shard_count, const Lag& lag);
+  void SetSkew(uint32_t shard_count, const Skew& skew);
+  // See SimulatorOptions; what has a session keeps it.
+  void SetMaxGuildsPerShard(uint32_t guilds);
+  void SetShardCountMultiple(uint32_t multiple);
+  void SetDisallowedIntents(uint64_t intents);
 
   // ---- What happened ----
 
@@ -304,9 +351,13 @@ class Simulator {
   // The newest session of a shard that is alive.
   std::optional<SessionInfo> Session(ShardId shard) const;
   Counters counters() const;
+  void ResetPeakConnections();
   uint32_t session_starts_remaining() const;
   // REQUIRES: options.record. Every dispatch of a session so far, in order, also after its end.
   std::vector<SentDispatch> Sent(const std::string& session_id) const;
+  // REQUIRES: options.record_emitted. The events since the last call, in their one true order: of
+  // two of a guild the earlier comes first, whatever sessions were shown (Skew).
+  std::vector<EmittedEvent> TakeEmitted();
   // What is true of the guilds, by their place in guild_ids().
   std::vector<GuildState> GuildStates() const;
   // REQUIRES: options.record_digests. The same in short: one for each number from 1 on.

@@ -17,18 +17,18 @@ constexpr uint64_t kFirstEvent = 1'767'225'600'000;
 // published.
 const std::array<Traffic::Share, 9> Traffic::kMix = {{
     {"MESSAGE_CREATE", 46, &Traffic::MessageCreate},
-    {"TYPING_START", 12, &Traffic::TypingStart},
-    {"GUILD_MEMBER_UPDATE", 8, &Traffic::MemberUpdate},
-    {"VOICE_STATE_UPDATE", 8, &Traffic::VoiceStateUpdate},
-    {"MESSAGE_REACTION_ADD", 7, &Traffic::ReactionAdd},
-    {"PRESENCE_UPDATE", 6, &Traffic::PresenceUpdate},
+    {"TYPING_START", 12, &Traffic::TypingStart, true},
+    {"GUILD_MEMBER_UPDATE", 8, &Traffic::MemberUpdate, true},
+    {"VOICE_STATE_UPDATE", 8, &Traffic::VoiceStateUpdate, true},
+    {"MESSAGE_REACTION_ADD", 7, &Traffic::ReactionAdd, true},
+    {"PRESENCE_UPDATE", 6, &Traffic::PresenceUpdate, true},
     {"MESSAGE_UPDATE", 5, &Traffic::MessageUpdate},
     {"MESSAGE_DELETE", 4, &Traffic::MessageDelete},
     {"INTERACTION_CREATE", 4, &Traffic::InteractionCreate},
 }};
 
 Traffic::Traffic(const Guilds& guilds, uint64_t seed)
-    : guilds_(guilds), random_(Mix(seed, 0x7261)), now_(kFirstEvent) {
+    : guilds_(guilds), random_(Mix(seed, 0x7261)), now_(kFirstEvent), repeats_(Mix(seed, 0x6571)) {
   // Edits and reactions of the first moments refer to messages from before the start.
   for (size_t i = 0; i < recent_.size(); ++i) {
     ++now_;
@@ -37,6 +37,9 @@ Traffic::Traffic(const Guilds& guilds, uint64_t seed)
 }
 
 DispatchPtr Traffic::Next() {
+  if (repeatables_ >= repeatable_.size() && repeats_.Unit() < equal_payloads_) {
+    return repeatable_[repeats_.Below(repeatable_.size())];
+  }
   ++now_;
   uint32_t point = random_.Below(100);
   const Share* share = kMix.data();
@@ -45,6 +48,7 @@ DispatchPtr Traffic::Next() {
   event->type = share->type;
   event->data.reserve(1024);
   (this->*share->write)(*event);
+  if (share->may_repeat) repeatable_[repeatables_++ % repeatable_.size()] = event;
   return event;
 }
 

@@ -21,6 +21,9 @@ class Traffic {
   Traffic(const Guilds& guilds, uint64_t seed);
 
   DispatchPtr Next();
+  // This share of the calls gives one of the newest events that may come again once more. The
+  // sequence itself stays as it is.
+  void SetEqualPayloads(double share) { equal_payloads_ = share; }
 
  private:
   // A message that later events edit, delete or react to.
@@ -36,6 +39,7 @@ class Traffic {
     const char* type;
     uint32_t percent;
     Writer write;
+    bool may_repeat = false;  // it has no id of its own
   };
   static const std::array<Share, 9> kMix;
 
@@ -69,6 +73,11 @@ class Traffic {
   uint64_t now_;
   std::array<Message, 256> recent_{};
   size_t messages_ = 0;  // ever made; the newest of them are in recent_
+
+  double equal_payloads_ = 0;
+  Random repeats_;
+  std::array<DispatchPtr, 32> repeatable_{};
+  size_t repeatables_ = 0;  // ever made
 };
 
 }  // namespace shardd::simulator
