@@ -24,9 +24,14 @@
 #include "events/log.h"
 #include "events/round.h"
 #include "measure.h"
+#include "rescale/event_key.h"
 #include "server/log_sink.h"
 #include "server/open_stream.h"
+#include "server/rescale_parts.h"
+#include "server/rescaler.h"
 #include "server/shard_control_service.h"
+#include "simulator/guilds.h"
+#include "simulator/traffic.h"
 
 namespace shardd {
 namespace {
@@ -107,6 +112,39 @@ void BenchAppend() {
           return (ThreadCpu() - start) / kReads * 1e6;
         }),
         "us/read");
+}
+
+// ---- Rescale ----
+
+// What each event costs in an overlap to be told from others.
+void BenchKeys() {
+  constexpr size_t kEvents = 5000;
+  const simulator::Guilds guilds({});
+  simulator::Traffic traffic(guilds, 1);
+  std::vector<std::pair<std::string, uint64_t>> messages;  // with their padding; and their guilds
+  while (messages.size() < kEvents) {
+    const auto event = traffic.Next();
+    const size_t size = event->data.size();
+    if (event->type != "MESSAGE_CREATE" || size < kDataBytes - 100 || size > kDataBytes + 100) {
+      continue;
+    }
+    messages.emplace_back(event->data + std::string(rescale::kJsonPadding, ' '), event->guild_id);
+  }
+  rescale::EventIdentifier identifier;
+  uint64_t sum = 0;
+  const auto identify = [&](std::string_view type) {
+    return Repeat([&] {
+      const double start = ThreadCpu();
+      for (const auto& [padded, guild] : messages) {
+        const auto data = std::string_view(padded).substr(0, padded.size() - rescale::kJsonPadding);
+        sum += identifier.Identify(type, data, guild, /*own_user=*/1).key.low;
+      }
+      return (ThreadCpu() - start) / kEvents * 1e6;
+    });
+  };
+  Print("key of a message of 1.2 KB, by its id", identify("MESSAGE_CREATE"), "us/event");
+  Print("key of a message of 1.2 KB, by its content", identify("MESSAGE_UPDATE"), "us/event");
+  if (sum == 1) std::abort();
 }
 
 // ---- Filtered reading ----
@@ -214,15 +252,20 @@ class Delivery {
  public:
   Delivery()
       : log_(*events::Log::Open({.retain_bytes = uint64_t{256} << 20})),
-        pool_({}, [this] { return std::make_unique<server::LogSink>(*log_, board_, [] {}); }),
+        overlap_(*log_, {}),
+        pool_({},
+              [this] { return std::make_unique<server::LogSink>(*log_, overlap_, board_, [] {}); }),
         director_({}, pool_, *log_),
         consumers_(*events::Consumers::Open({.path = data_dir_->path() + "/consumers",
                                              .ttl = std::chrono::hours(1),
                                              .clock = &clock_})),
         retention_(*log_, *consumers_, fan_out_),
+        rescale_parts_(pool_, director_, overlap_, *log_, board_, carry_over_),
+        rescaler_({.clock = &clock_, .tick = {}}, rescale_parts_, [] {}),
         stats_("bench", uint64_t{256} << 20, director_, *log_, nullptr, *consumers_, retention_,
-               fan_out_),
-        service_(director_, pool_, *log_, nullptr, *consumers_, stats_, board_, fan_out_, 1000) {
+               rescaler_, fan_out_),
+        service_(director_, pool_, rescaler_, carry_over_, *log_, nullptr, *consumers_, stats_,
+                 board_, fan_out_, 1000) {
     log_->SetListener([this] { fan_out_.Signal(); });
     grpc::ServerBuilder builder;
     int port = 0;
@@ -257,12 +300,16 @@ class Delivery {
   const std::unique_ptr<events::Log> log_;
   server::FanOut fan_out_;
   server::ShardBoard board_;
+  server::Overlap overlap_;
   gateway::ShardPool pool_;
   server::ShardDirector director_;
   const RealClock clock_;
   const std::unique_ptr<events::DataDir> data_dir_ = *events::DataDir::MakeTemporary();
   const std::unique_ptr<events::Consumers> consumers_;
   server::RetentionWatch retention_;
+  server::CarryOver carry_over_;
+  server::PoolRescaleParts rescale_parts_;
+  server::Rescaler rescaler_;
   server::StatsSource stats_;
   server::ShardControlService service_;
   std::unique_ptr<grpc::Server> grpc_;
@@ -439,6 +486,7 @@ void BenchDelivery(int subscribers) {
 void Bench(const std::string& what) {
   if (what == "append") return BenchAppend();
   if (what == "filter") return BenchFilter();
+  if (what == "keys") return BenchKeys();
   if (what.starts_with("delivery-")) return BenchDelivery(std::stoi(what.substr(9)));
   std::exit(2);
 }
@@ -451,7 +499,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> wanted(argv + 1, argv + argc);
   if (std::erase(wanted, "--json") > 0) shardd::bench::PrintJson();
   if (wanted.empty()) {
-    wanted = {"append", "filter", "delivery-1", "delivery-2", "delivery-4", "delivery-8"};
+    wanted = {"append", "filter", "keys", "delivery-1", "delivery-2", "delivery-4", "delivery-8"};
   }
   for (const std::string& what : wanted) shardd::Bench(what);
 }

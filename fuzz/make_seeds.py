@@ -61,6 +61,19 @@ for name, text in PAYLOADS.items():
 write("envelope", "data", b"\x01" + rb'{"a":"\\\"","guild_id":"1","b":[{"guild_id":"2"}]}')
 write("envelope", "guild_data", b"\x03" + b'{"x":{"id":"1"},"id":"2"}')
 
+DATA = {
+    "nested": r'{"b":{"c":[1,{"d":-2.5e3,"e":"\u00e9\n"}],"f":null},"a":"a text of more than sixteen bytes, and then some"}',
+    "doubles": '{"a":1,"a":2,"b":[[],{},"",0,[1],true,false]}',
+    "array": '[{"guild_id":"1","unavailable":true},[ 1 ,2]]',
+    "id": r'{"author":{"id":"2"},"i\u0064":"1","role":{"name":"x","id":"3"},"unavailable" : true}',
+    "member": '{"user":{"id":"8","name":"x"},"user_id":"8","joined_at":"2020","processed_at_timestamp":1}',
+    "broken_escape": r'{"a":"\ud800","b\ud800":1}',
+    "deep": '{"a":' * 60 + "1" + "}" * 60,
+}
+for name, text in DATA.items():
+    for kind in range(8):
+        write("event_key", f"{name}_{kind}", bytes([kind, 37 * kind % 256]) + as_bytes(text))
+
 # Bounds are chosen by the first byte: 6, 7 for 1,000,000 bytes; 2 and 3 for 100. Odd: a round trip.
 deflate = zlib.compressobj(6)
 stream = [deflate.compress(as_bytes(p)) + deflate.flush(zlib.Z_SYNC_FLUSH) for p in list(PAYLOADS.values())[:6]]

@@ -9,13 +9,14 @@ FOLDERS = {
     "common": ({"common"}, r"grpc|google/protobuf|shardd/v1|boost/(asio|beast)"),
     "events": ({"common", "events"}, r"grpc|boost/|\.grpc\.pb\.h"),
     "gateway": ({"common", "gateway"}, r"grpc|google/protobuf|shardd/v1"),
+    "rescale": ({"common", "rescale"}, r"grpc|google/protobuf|shardd/v1|boost/"),
     "simulator": ({"common", "simulator"}, r"grpc|google/protobuf|shardd/v1"),
-    "server": ({"common", "events", "gateway", "server", "simulator"}, r"boost/beast/websocket"),
+    "server": ({"common", "events", "gateway", "rescale", "server", "simulator"}, r"boost/beast/websocket"),
 }
 # Folder -> who alone may include it, beyond the folder itself.
 ONLY_FROM = {"simulator": "server/main.cc"}
 # Heavy or replaceable libraries that stand behind one file each.
-ONE_PLACE = {r"simdjson\.h": {"gateway", "events/snapshot_types.cc"}, r"spdlog/": {"common/log.cc"}, r"CLI/": {"server/config.cc", "simulator/main.cc"}}
+ONE_PLACE = {r"simdjson\.h": {"gateway", "events/snapshot_types.cc", "rescale/event_key.cc"}, r"spdlog/": {"common/log.cc"}, r"CLI/": {"server/config.cc", "simulator/main.cc"}}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 root = pathlib.Path(__file__).parent.parent / "src"

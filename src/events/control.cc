@@ -1,9 +1,93 @@
 #include "events/control.h"
 
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+
 #include "events/control.pb.h"
 
 namespace shardd::events {
 namespace {
+
+static_assert(std::endian::native == std::endian::little, "copies are little-endian on disk");
+
+constexpr size_t kKeyBytes = 25;
+static_assert(kKeyBytes + sizeof(int64_t) == kExpectedCopyBytes);
+
+template <typename T>
+void PutNumber(T number, std::string* bytes) {
+  bytes->append(reinterpret_cast<const char*>(&number), sizeof number);
+}
+
+// REQUIRES: there are so many.
+template <typename T>
+T TakeNumber(std::string_view* bytes) {
+  T number;
+  std::memcpy(&number, bytes->data(), sizeof number);
+  bytes->remove_prefix(sizeof number);
+  return number;
+}
+
+void PutKey(const CopyKey& key, std::string* bytes) {
+  PutNumber(key.guild_id, bytes);
+  PutNumber(key.producer, bytes);
+  PutNumber(key.high, bytes);
+  PutNumber(key.low, bytes);
+}
+
+CopyKey TakeKey(std::string_view* bytes) {
+  CopyKey key;
+  key.guild_id = TakeNumber<uint64_t>(bytes);
+  key.producer = TakeNumber<uint8_t>(bytes);
+  key.high = TakeNumber<uint64_t>(bytes);
+  key.low = TakeNumber<uint64_t>(bytes);
+  return key;
+}
+
+void PutCopy(const CopyKey& key, int64_t unix_nanos, std::string* bytes) {
+  PutKey(key, bytes);
+  PutNumber(unix_nanos, bytes);
+}
+
+// What is no whole copy at the end is none.
+CopiesExpected TakeCopies(std::string_view bytes) {
+  CopiesExpected expected;
+  expected.copies.reserve(bytes.size() / kExpectedCopyBytes);
+  while (bytes.size() >= kExpectedCopyBytes) {
+    const CopyKey key = TakeKey(&bytes);
+    expected.copies.push_back({.key = key, .unix_nanos = TakeNumber<int64_t>(&bytes)});
+  }
+  return expected;
+}
+
+// At most so many bytes, and no character in part.
+std::string_view Cut(std::string_view text, size_t most) {
+  if (text.size() <= most) return text;
+  while (most > 0 && (static_cast<unsigned char>(text[most]) & 0xc0) == 0x80) --most;
+  return text.substr(0, most);
+}
+
+void EncodeRescale(const RescaleRecord& rescale, disk::Rescale* to) {
+  to->set_from_shard_count(rescale.from_shard_count);
+  to->set_to_shard_count(rescale.to_shard_count);
+  to->set_step(static_cast<uint32_t>(rescale.step));
+  to->set_reason(std::string(Cut(rescale.reason, kMaxRescaleReasonBytes)));
+}
+
+// Nothing: of a newer version, or none of ours.
+std::optional<RescaleRecord> DecodeRescale(const disk::Rescale& from) {
+  if (from.step() < static_cast<uint32_t>(RescaleStep::kRunning) ||
+      from.step() > static_cast<uint32_t>(RescaleStep::kFailed) ||
+      from.from_shard_count() > kMaxShardCount || from.to_shard_count() > kMaxShardCount) {
+    return std::nullopt;
+  }
+  return RescaleRecord{.from_shard_count = from.from_shard_count(),
+                       .to_shard_count = from.to_shard_count(),
+                       .step = static_cast<RescaleStep>(from.step()),
+                       .reason = std::string(Cut(from.reason(), kMaxRescaleReasonBytes))};
+}
 
 void SetShard(ShardId shard, disk::Control* control) {
   control->set_shard_id(shard.id);
@@ -45,6 +129,29 @@ void Encode(const GatewayKnown& change, disk::Control* control) {
   control->mutable_gateway_known()->set_gateway_url(change.gateway_url);
 }
 
+void Encode(const SessionNumbered& change, disk::Control* control) {
+  control->set_session_numbered(change.session);
+}
+
+void Encode(const RescaleChanged& change, disk::Control* control) {
+  EncodeRescale(change.rescale, control->mutable_rescale_changed());
+}
+
+void Encode(const CopiesExpected& change, disk::Control* control) {
+  std::string& bytes = *control->mutable_copies_expected();
+  bytes.reserve(change.copies.size() * kExpectedCopyBytes);
+  for (const ExpectedCopy& copy : change.copies) PutCopy(copy.key, copy.unix_nanos, &bytes);
+}
+
+void Encode(const CopyCame& change, disk::Control* control) {
+  SetShard(change.shard, control);
+  control->mutable_copy_came()->set_session(change.session);
+  control->mutable_copy_came()->set_sequence(change.sequence);
+  PutKey(change.key, control->mutable_copy_came()->mutable_key());
+}
+
+void Encode(const CopiesForgotten&, disk::Control* control) { control->set_copies_forgotten(true); }
+
 State Decode(const disk::State& from) {
   State state;
   state.generation = from.generation();
@@ -62,6 +169,9 @@ State Decode(const disk::State& from) {
                                   .last_sequence = each.session().last_sequence(),
                                   .last_event_unix_nanos = each.session().last_event_unix_nanos()};
   }
+  state.session_floor = from.session_floor();
+  if (from.has_rescale()) state.rescale = DecodeRescale(from.rescale());
+  Apply(TakeCopies(from.copies()), &state);
   return state;
 }
 
@@ -93,6 +203,11 @@ std::string EncodeCheckpoint(const State& state) {
     session.set_intents(shard.session->intents);
     session.set_last_sequence(shard.session->last_sequence);
     session.set_last_event_unix_nanos(shard.session->last_event_unix_nanos);
+  }
+  to.set_session_floor(state.session_floor);
+  if (state.rescale.has_value()) EncodeRescale(*state.rescale, to.mutable_rescale());
+  for (const auto& [key, times] : state.copies) {
+    for (const int64_t unix_nanos : times) PutCopy(key, unix_nanos, to.mutable_copies());
   }
   return control.SerializeAsString();
 }
@@ -132,6 +247,32 @@ bool ApplyControl(std::string_view payload, State* state) {
       Apply(GatewayKnown{.api_url = control.gateway_known().api_url(),
                          .gateway_url = control.gateway_known().gateway_url()},
             state);
+      return true;
+    case disk::Control::kSessionNumbered:
+      Apply(SessionNumbered{.session = control.session_numbered()}, state);
+      return true;
+    case disk::Control::kRescaleChanged: {
+      auto rescale = DecodeRescale(control.rescale_changed());
+      if (!rescale.has_value()) return false;
+      Apply(RescaleChanged{.rescale = *std::move(rescale)}, state);
+      return true;
+    }
+    case disk::Control::kCopiesExpected:
+      if (control.copies_expected().size() % kExpectedCopyBytes != 0) return false;
+      Apply(TakeCopies(control.copies_expected()), state);
+      return true;
+    case disk::Control::kCopyCame: {
+      std::string_view key = control.copy_came().key();
+      if (key.size() != kKeyBytes) return false;
+      Apply(CopyCame{.shard = shard,
+                     .session = control.copy_came().session(),
+                     .sequence = control.copy_came().sequence(),
+                     .key = TakeKey(&key)},
+            state);
+      return true;
+    }
+    case disk::Control::kCopiesForgotten:
+      Apply(CopiesForgotten{}, state);
       return true;
     case disk::Control::WHAT_NOT_SET:
       // Of a newer version, which marks what an older one must not ignore in the file's header.

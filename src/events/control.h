@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -10,6 +11,8 @@ namespace shardd::events {
 // The payload of control entries: src/events/control.proto.
 std::string EncodeControl(const StateChange& change);
 std::string EncodeCheckpoint(const State& state);
+// What a checkpoint takes for each copy that is expected.
+inline constexpr size_t kExpectedCopyBytes = 33;
 
 // Applies what Encode... wrote; a checkpoint replaces all of `state`. False: it is none of ours,
 // and `state` is as it was.

@@ -65,7 +65,7 @@ void ReadFiltered(const Log& log, const Filter& filter, const ReadLimits& limits
           break;
         }
         run->first = ++run->next;
-      } else if (entry.offset > run->next && entry.kind != EntryKind::kControl) {
+      } else if (entry.offset > run->next && entry.takes_offset()) {
         // Offsets are missing here. Where that is what the run begins with, the look should have
         // said it; else the next one will.
         if (!IsFresh(*run)) {

@@ -9,18 +9,20 @@ namespace shardd::events {
 
 static_assert(std::endian::native == std::endian::little, "segments are little-endian on disk");
 
-// What an index entry describes. Readers skip what they do not know.
+// What an index entry describes. A kind that an earlier version did not know needs a bit in the
+// file's first page (log_file.h).
 enum class EntryKind : uint8_t {
   kNone = 0,
   kEvent = 1,
   kControl = 2,  // a change of the log's State; takes no offset: it has that of the next event
   kLost = 3,     // an event whose bytes or entry were damaged: the offset is all that is left
+  kAside = 4,    // an event's record that only a snapshot tells; takes no offset either
 };
 
 enum EntryFlag : uint8_t {
   // Committed together with the next entry, or not at all.
   kWithNext = 1,
-  // Of a control entry: its payload cannot be read any more.
+  // Of a control entry or an aside: its bytes cannot be read any more.
   kDamaged = 2,
 };
 
@@ -44,12 +46,17 @@ struct IndexEntry {
       0;  // of Event.data's first byte, from the record's start; it ends where the record ends
   uint32_t type_hash = 0;  // TypeHash(Event.type)
   uint32_t session = 0;
-  uint64_t offset = 0;  // of a control entry: that of the next event
+  uint64_t offset = 0;  // of what takes none: that of the next event
   uint64_t guild_id = 0;
   uint64_t sequence = 0;
   int64_t received_unix_nanos = 0;
 
   bool is_event() const { return kind == EntryKind::kEvent; }
+  bool is_aside() const { return kind == EntryKind::kAside; }
+  // Its bytes are a record, with a place for the offset.
+  bool has_record() const { return is_event() || is_aside(); }
+  bool takes_offset() const { return is_event() || kind == EntryKind::kLost; }
+  uint64_t next_offset() const { return offset + (takes_offset() ? 1 : 0); }
   uint32_t data_size() const { return length - data_position; }
 };
 static_assert(sizeof(IndexEntry) == 64 && std::is_trivially_copyable_v<IndexEntry>);

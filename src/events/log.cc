@@ -72,12 +72,12 @@ uint32_t EndOfRun(const Segment& segment, uint32_t first, uint32_t count,
   uint32_t end = first_where(first + 1, most, [&](uint32_t, const IndexEntry& entry) {
     return uint64_t{entry.position} + entry.length > byte_limit;
   });
-  // A control entry takes no offset, so those behind it are lower than their distance says.
+  // Where an entry takes no offset, those behind it are lower than their distance says.
   const uint64_t first_offset = segment.entry(first).offset;
   const uint32_t behind = first_where(first + 1, end, [&](uint32_t index, const IndexEntry& entry) {
     return entry.offset != first_offset + (index - first);
   });
-  if (behind < end || segment.entry(end - 1).kind == EntryKind::kControl) end = behind - 1;
+  if (behind < end || !segment.entry(end - 1).takes_offset()) end = behind - 1;
   if (!segment.has_lost()) return end;
   return *std::ranges::find_if_not(std::views::iota(first, end + 1), [&](uint32_t index) {
     return index < end && segment.entry(index).is_event();
@@ -123,25 +123,32 @@ absl::StatusOr<std::unique_ptr<Log>> Log::Open(const LogOptions& options) {
   Recovered recovered;
   auto file = OpenFile(options, &recovered);
   if (!file.ok()) return file.status();
-  auto log =
-      std::unique_ptr<Log>(new Log(*std::move(file), std::move(recovered), options.prepares_pages));
+  auto log = std::unique_ptr<Log>(new Log(options, *std::move(file), std::move(recovered)));
   if (auto status = log->file_->Install(); !status.ok()) return status;
   if (options.is_temporary) log->file_->Unlink();
   return log;
 }
 
-Log::Log(std::unique_ptr<LogFile> file, Recovered recovered, bool prepares_pages)
+Log::Log(const LogOptions& options, std::unique_ptr<LogFile> file, Recovered recovered)
     : file_(std::move(file)),
+      max_expected_copies_(MaxExpectedCopies(options.retain_bytes)),
       id_{.id = file_->log_id()},
       state_at_open_(std::move(recovered.state)),
-      prepares_pages_(prepares_pages) {
+      prepares_pages_(options.prepares_pages) {
   const std::lock_guard lock(append_mutex_);
+  // More come from a log that was larger.
+  BoundCopies(&state_at_open_);
   Ring& old = recovered.ring;
   if (old.empty()) {
     StartSegment(0, /*behind_lost_tail=*/false, state_at_open_, 0, 0);
   } else if (recovered.file == nullptr) {
     ring_ = std::move(old);
+    if (!BeginsWithState(*ring_.back())) {
+      // state() takes each change of the newest segment once.
+      StartSegment(ring_.back()->end_offset(), /*behind_lost_tail=*/false, state_at_open_, 0, 0);
+    }
   } else {
+    static_cast<void>(file_->AddFeatures(recovered.file->features()));
     Adopt(old);
   }
   const bool tail_may_be_lost =
@@ -210,12 +217,24 @@ void Log::Adopt(const Ring& old) {
   };
   begin_at(index < (*from)->count() ? (*from)->entry(index).offset : (*from)->end_offset(), **from);
   std::vector<IndexEntry> entries;
+  // Asides, which stay with the event behind them. Where that is too much for this size, a snapshot
+  // that has not seen them goes without.
+  const uint64_t most_aside = file_->shape().slot_bytes * 3;
+  std::vector<IndexEntry> asides;
+  std::string aside_bytes;
   for (; from != old.end(); ++from, index = 0) {
     Segment& segment = **from;
     segment.Verify();
     while (index < segment.count()) {
       const IndexEntry& first = segment.entry(index);
-      if (first.kind == EntryKind::kControl) {
+      if (!first.takes_offset()) {
+        const bool fits =
+            aside_bytes.size() + first.length + asides.size() * sizeof first <= most_aside;
+        if (first.is_aside() && (first.flags & kDamaged) == 0 && fits) {
+          asides.push_back(first);
+          asides.back().position = static_cast<uint32_t>(aside_bytes.size());
+          aside_bytes += segment.record(index);
+        }
         ++index;
         continue;
       }
@@ -223,9 +242,26 @@ void Log::Adopt(const Ring& old) {
       const uint32_t end = first.is_event()
                                ? EndOfRun(segment, index, segment.count(), {.max_events = 4096})
                                : index + 1;
+      if (!asides.empty() && first.is_event() && aside_bytes.size() + first.length <= most_aside) {
+        asides.push_back(first);
+        asides.back().position = static_cast<uint32_t>(aside_bytes.size());
+        asides.back().flags = 0;
+        aside_bytes += segment.record(index);
+        AppendLocked(reinterpret_cast<const uint8_t*>(aside_bytes.data()), asides);
+        asides.clear();
+        aside_bytes.clear();
+        ++index;
+        continue;
+      }
+      asides.clear();
+      aside_bytes.clear();
       entries.clear();
       for (uint32_t j = index; j < end; ++j) entries.push_back(segment.entry(j));
-      for (IndexEntry& entry : entries) entry.position -= first.position;
+      for (IndexEntry& entry : entries) {
+        entry.position -= first.position;
+        // A transaction has been committed long ago, and what is left of it may not fit into one.
+        entry.flags = 0;
+      }
       if (!first.is_event()) entries.front().length = 0;
       AppendLocked(reinterpret_cast<const uint8_t*>(segment.records(index, end).data()), entries);
       index = end;
@@ -241,6 +277,12 @@ void Log::Append(Round& round) {
   if (round.empty()) return;
   {
     const std::lock_guard lock(append_mutex_);
+    if (round.has_rescale()) {
+      if (auto status = file_->AddFeatures(LogFile::kRescales); !status.ok()) {
+        log::Warn("the event log cannot be marked for the versions that can read it",
+                  {{"error", Message(status)}});
+      }
+    }
     AppendLocked(round.data(), round.entries());
     if (!prepares_pages_) {
       // The writer meets every page itself.
@@ -250,8 +292,7 @@ void Log::Append(Round& round) {
     } else {
       unprepared_bytes_ -= round.bytes();
     }
-    appended_bytes_.fetch_add(round.bytes() + round.entries().size() * sizeof(IndexEntry),
-                              std::memory_order_relaxed);
+    appended_bytes_.fetch_add(round.log_bytes(), std::memory_order_relaxed);
   }
   round.Clear();
   if (listener_) listener_();
@@ -291,8 +332,17 @@ void Log::Rotate(std::span<const IndexEntry> entries) {
   StartSegment(ring_.back()->end_offset(), /*behind_lost_tail=*/false, state, bytes, count);
 }
 
-void Log::StartSegment(uint64_t base_offset, bool behind_lost_tail, const State& state,
+// So that what begins a segment leaves room for the rest.
+void Log::BoundCopies(State* state) const {
+  const size_t left_out = KeepNewestCopies(max_expected_copies_, state);
+  if (left_out == 0) return;
+  log::Warn("the log is too small for the events that are known to come again: some may be doubled",
+            {{"events", left_out}, {"kept", max_expected_copies_}});
+}
+
+void Log::StartSegment(uint64_t base_offset, bool behind_lost_tail, State state,
                        size_t record_bytes, size_t entries) {
+  BoundCopies(&state);
   const std::string checkpoint = EncodeCheckpoint(state);
   const LogFile::Shape& shape = file_->shape();
   const size_t bytes = Segment::BytesFor(record_bytes + checkpoint.size(), entries + 1);
@@ -386,12 +436,16 @@ Log::Found Log::Locate(uint64_t from) const {
   return found;
 }
 
-View Log::Look(uint64_t from) const {
+View Log::Look(uint64_t from) const { return LookAt(from, /*with_asides=*/false); }
+View Log::LookWithAsides(uint64_t from) const { return LookAt(from, /*with_asides=*/true); }
+
+View Log::LookAt(uint64_t from, bool with_asides) const {
   Found found = Locate(from);
   if (!found.pin) return {};
   const uint32_t count = found.pin->count();
   const bool is_behind = found.first >= found.pin->end_offset(count);
-  const uint32_t index = is_behind ? count : found.pin->IndexOf(found.first);
+  uint32_t index = is_behind ? count : found.pin->IndexOf(found.first);
+  while (with_asides && index > 0 && !found.pin->entry(index - 1).takes_offset()) --index;
   View view(std::move(found.pin), index);
   view.missing = found.missing;
   return view;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "events/control.h"
 #include "events/cursor.h"
 #include "events/log_file.h"
 #include "events/preparer.h"
@@ -49,6 +50,19 @@ inline constexpr uint64_t kMaxSegmentBytes = uint64_t{1} << 30;
 // sixteenth of it is for the event's other fields and what begins a segment.
 constexpr uint64_t LargestData(uint64_t retain_bytes) {
   return std::min<uint64_t>(kMaxDataBytes, retain_bytes / kSegmentsInRing * 5 / 16 * 15);
+}
+
+// Copies that may be expected at once (State::copies) in a log of this size: what they take at the
+// beginning of a segment is an eighth of an ordinary one.
+constexpr size_t MaxExpectedCopies(uint64_t retain_bytes) {
+  return std::min<uint64_t>(kMostExpectedCopies,
+                            retain_bytes / kSegmentsInRing / 8 / kExpectedCopyBytes);
+}
+
+// The largest round that CommitTogether() may hold in a log of this size, as Round::log_bytes()
+// counts it: of the five slots that a segment may take (LargestData) one is for what begins it.
+constexpr uint64_t LargestTransaction(uint64_t retain_bytes) {
+  return std::min<uint64_t>(kMaxDataBytes, retain_bytes / kSegmentsInRing * 4);
 }
 
 struct ReadLimits {
@@ -142,6 +156,8 @@ class Log {
 
   // The segment that holds `from`, from there on; empty at the end of the log.
   View Look(uint64_t from) const;
+  // The same, from the asides on that stand before that event.
+  View LookWithAsides(uint64_t from) const;
 
   // Events from `from` on: from the oldest kept one where `from` has left the log, so `first` >
   // `from` is a gap, which `missing` describes. Empty at the end of the log. REQUIRES: from <=
@@ -191,7 +207,7 @@ class Log {
     std::optional<Missing> missing{};
   };
 
-  Log(std::unique_ptr<LogFile> file, Recovered recovered, bool prepares_pages);
+  Log(const LogOptions& options, std::unique_ptr<LogFile> file, Recovered recovered);
   static absl::StatusOr<std::unique_ptr<LogFile>> OpenFile(const LogOptions& options,
                                                            Recovered* recovered);
   void VerifyAll();
@@ -201,15 +217,18 @@ class Log {
   // noexcept: half a round that is appended once more would be doubled.
   void AppendLocked(const uint8_t* data, std::span<const IndexEntry> entries) noexcept;
   void Rotate(std::span<const IndexEntry> entries);
-  void StartSegment(uint64_t base_offset, bool behind_lost_tail, const State& state,
-                    size_t record_bytes, size_t entries);
+  void StartSegment(uint64_t base_offset, bool behind_lost_tail, State state, size_t record_bytes,
+                    size_t entries);
+  void BoundCopies(State* state) const;
   std::shared_ptr<Segment> Reuse(Segment::Place place);
 
   Found Locate(uint64_t from) const;
+  View LookAt(uint64_t from, bool with_asides) const;
   // REQUIRES ring_mutex_.
   Ring::const_iterator Find(uint64_t offset) const;
 
   const std::unique_ptr<LogFile> file_;
+  const size_t max_expected_copies_;
   const LogId id_;
   std::function<void()> listener_;
   State state_at_open_;

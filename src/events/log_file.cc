@@ -124,13 +124,15 @@ absl::StatusOr<std::unique_ptr<LogFile>> LogFile::Open(const std::string& path) 
                         std::memcmp(page.magic, kMagic, sizeof kMagic) == 0 &&
                         page.crc == CrcOf(page);
   // What follows the checksum may mean anything in another format.
-  const bool is_known = page.format_version == kFormatVersion && page.incompatible_features == 0;
+  const bool is_known =
+      page.format_version == kFormatVersion && (page.incompatible_features & ~kKnownFeatures) == 0;
   const Shape shape{.slot_bytes = page.slot_bytes, .slots = page.slots};
   if (is_whole && !is_known) {
     close(fd);
     return absl::InvalidArgumentError(
-        absl::StrCat("'", path, "' has format ", page.format_version,
-                     ", and this version of shardd knows format ", kFormatVersion,
+        absl::StrCat("'", path, "' has format ", page.format_version, " with features ",
+                     page.incompatible_features, ", and this version of shardd knows format ",
+                     kFormatVersion, " with features ", kKnownFeatures,
                      ": run the version that wrote it, or choose another --data-dir"));
   }
   if (!is_whole || shape.slot_bytes == 0 || shape.slot_bytes % kPageBytes != 0 ||
@@ -141,6 +143,7 @@ absl::StatusOr<std::unique_ptr<LogFile>> LogFile::Open(const std::string& path) 
 
   std::unique_ptr<LogFile> file(new LogFile(path, fd, shape, page.log_id));
   file->is_installed_ = true;
+  file->features_ = page.incompatible_features;
   // Of a process that died while it made a new one.
   unlink(Unfinished(path).c_str());
   struct stat there {};
@@ -179,6 +182,7 @@ absl::Status LogFile::WriteFirstPage(bool is_clean) {
   FirstPage page{};
   std::memcpy(page.magic, kMagic, sizeof kMagic);
   page.format_version = kFormatVersion;
+  page.incompatible_features = features_;
   page.log_id = log_id_;
   page.slot_bytes = shape_.slot_bytes;
   page.slots = shape_.slots;
@@ -202,6 +206,12 @@ absl::Status LogFile::WriteFirstPage(bool is_clean) {
 absl::Status LogFile::SetTailMayBeLost(bool may_be_lost) {
   tail_may_be_lost_ = may_be_lost;
   return WriteFirstPage(/*is_clean=*/false);
+}
+
+absl::Status LogFile::AddFeatures(uint64_t features) {
+  if ((features_ | features) == features_) return absl::OkStatus();
+  features_ |= features;
+  return path_.empty() ? absl::OkStatus() : WriteFirstPage(/*is_clean=*/false);
 }
 
 void LogFile::Clear(uint32_t slot, std::string_view header) const {

@@ -19,6 +19,12 @@ class LogFile {
  public:
   static constexpr size_t kPageBytes = 4096;
 
+  // Bits of the first page. A version that does not know one leaves the file alone.
+  //
+  // Asides and copies that are expected: to go on without them would double events.
+  static constexpr uint64_t kRescales = 1;
+  static constexpr uint64_t kKnownFeatures = kRescales;
+
   struct Shape {
     uint64_t slot_bytes = 0;  // whole pages
     uint32_t slots = 0;
@@ -54,6 +60,11 @@ class LogFile {
   bool tail_may_be_lost() const { return tail_may_be_lost_; }
   absl::Status SetTailMayBeLost(bool may_be_lost);
 
+  // What the file holds that not every version knows.
+  uint64_t features() const { return features_; }
+  // Before any of it is written.
+  absl::Status AddFeatures(uint64_t features);
+
   // The bytes of `slots` slots from `slot` on, shared with the file; munmap() ends it.
   absl::StatusOr<uint8_t*> Map(uint32_t slot, uint32_t slots) const;
 
@@ -78,6 +89,7 @@ class LogFile {
   const uint64_t log_id_;
   bool is_installed_ = false;
   bool tail_may_be_lost_ = false;
+  uint64_t features_ = 0;
 };
 
 }  // namespace shardd::events

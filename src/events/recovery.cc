@@ -26,7 +26,14 @@ uint32_t KeyOf(const IndexEntry& entry) {
 
 void ApplyEvents(Events& events, State* state) {
   for (const auto& [key, newest] : events) {
-    ShardRecord& shard = state->shards[{.id = key >> 16, .count = key & 0xffff}];
+    const ShardId id{.id = key >> 16, .count = key & 0xffff};
+    if (!state->shards.contains(id) && (id.count != state->shard_count || id.id >= id.count)) {
+      // Of a generation that has not taken over, or does not any more: it has no sessions to
+      // resume, and its numbers are not to be given again.
+      state->session_floor = std::max(state->session_floor, newest.session);
+      continue;
+    }
+    ShardRecord& shard = state->shards[id];
     if (newest.session > shard.last_session) {
       // Its beginning is damaged: nothing to resume it with.
       shard.last_session = newest.session;
@@ -42,12 +49,18 @@ void ApplyEvents(Events& events, State* state) {
 
 }  // namespace
 
+bool BeginsWithState(const Segment& segment) {
+  const IndexEntry& entry = segment.entry(0);
+  return entry.kind == EntryKind::kControl && (entry.flags & kDamaged) == 0;
+}
+
 void Replay(const Segment& segment, State* state) {
   Events events;
   const uint32_t count = segment.count();
   for (uint32_t i = 0; i < count; ++i) {
     const IndexEntry& entry = segment.entry(i);
-    if (entry.is_event()) {
+    const bool is_damaged = (entry.flags & kDamaged) != 0;
+    if (entry.is_event() || (entry.is_aside() && !is_damaged)) {
       // What shardd itself says has no number.
       if (entry.sequence == 0) continue;
       Newest& newest = events[KeyOf(entry)];
@@ -55,7 +68,7 @@ void Replay(const Segment& segment, State* state) {
       newest = {.session = entry.session,
                 .sequence = entry.sequence,
                 .received_unix_nanos = entry.received_unix_nanos};
-    } else if (entry.kind == EntryKind::kControl && (entry.flags & kDamaged) == 0) {
+    } else if (entry.kind == EntryKind::kControl && !is_damaged) {
       ApplyEvents(events, state);
       if (!ApplyControl(segment.record(i), state)) {
         log::Warn("the event log has a control entry that cannot be read; ignored", {});
@@ -80,6 +93,13 @@ absl::StatusOr<Recovered> Recover(LogFile& file) {
     if (found->what == Segment::Find::kSegment) {
       if (!found->tail_is_sure) unsure.push_back(segment.get());
       ring.push_back(std::move(segment));
+    }
+    // What a segment of several slots has left there, which has gone or has not come to be: looked
+    // at alone it would pass for damage.
+    if (found->what == Segment::Find::kNothing) {
+      for (uint32_t inner = slot + 1; inner < slot + found->place.slots; ++inner) {
+        file.Clear(inner, Segment::FreeHeader());
+      }
     }
     slot += found->place.slots;
   }
@@ -116,11 +136,7 @@ absl::StatusOr<Recovered> Recover(LogFile& file) {
   }
   // The newest segment begins with all that came before, unless that is damaged.
   size_t from = ring.size() - 1;
-  const auto begins_with_state = [](const Segment& segment) {
-    const IndexEntry& entry = segment.entry(0);
-    return entry.kind == EntryKind::kControl && (entry.flags & kDamaged) == 0;
-  };
-  while (from > 0 && !begins_with_state(*ring[from])) {
+  while (from > 0 && !BeginsWithState(*ring[from])) {
     --from;
     ring[from]->Verify();
   }

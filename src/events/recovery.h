@@ -23,6 +23,9 @@ struct Recovered {
 // UNAVAILABLE: it cannot be mapped; it is left as it is.
 absl::StatusOr<Recovered> Recover(LogFile& file);
 
+// Otherwise its state builds on that of the segment before it.
+bool BeginsWithState(const Segment& segment);
+
 // Brings the state from the segment's beginning to its end.
 void Replay(const Segment& segment, State* state);
 

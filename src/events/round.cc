@@ -100,7 +100,16 @@ uint8_t* Round::Reserve(size_t size) {
   return buffer_.get() + size_;
 }
 
-void Round::Add(const NewEvent& event) {
+void Round::Add(const NewEvent& event) { AddRecord(event); }
+
+void Round::AddAside(const NewEvent& event) {
+  IndexEntry& entry = AddRecord(event);
+  entry.kind = EntryKind::kAside;
+  entry.flags = kWithNext;
+  has_rescale_ = true;
+}
+
+IndexEntry& Round::AddRecord(const NewEvent& event) {
   assert(event.type.size() <= kMaxTypeBytes && event.data.size() <= kMaxDataBytes);
   uint8_t* const record = Reserve(kMaxRecordOverhead + kMaxTypeBytes + event.data.size());
   uint8_t* out = WriteBeforeData(event, /*offset=*/0, record);
@@ -122,6 +131,7 @@ void Round::Add(const NewEvent& event) {
   entry.sequence = event.sequence;
   entry.received_unix_nanos = event.received_unix_nanos;
   size_ += entry.length;
+  return entry;
 }
 
 void Round::Add(const StateChange& change) {
@@ -132,12 +142,20 @@ void Round::Add(const StateChange& change) {
   entry.length = static_cast<uint32_t>(payload.size());
   entry.data_crc = Crc32c(payload.data(), payload.size());
   entry.kind = EntryKind::kControl;
-  if (std::holds_alternative<SessionOpened>(change)) entry.flags = kWithNext;
+  const bool tells_of_next = std::holds_alternative<SessionOpened>(change) ||
+                             std::holds_alternative<CopiesExpected>(change);
+  if (tells_of_next) entry.flags = kWithNext;
+  if (std::holds_alternative<CopiesExpected>(change)) has_rescale_ = true;
   size_ += entry.length;
+}
+
+void Round::CommitTogether() {
+  for (size_t i = 0; i + 1 < entries_.size(); ++i) entries_[i].flags |= kWithNext;
 }
 
 void Round::Clear() {
   entries_.clear();
+  has_rescale_ = false;
   size_ = 0;
   // One huge GUILD_CREATE must not keep its memory in every worker for good.
   constexpr size_t kKeptCapacity = size_t{4} << 20;

@@ -38,25 +38,38 @@ class Round {
  public:
   // REQUIRES: event.type and event.data are within their bounds.
   void Add(const NewEvent& event);
+  // The same, but readers do not see it, and it takes no offset: what only a snapshot tells. It is
+  // in the log with what stands behind it or not at all. REQUIRES: an event comes behind it.
+  void AddAside(const NewEvent& event);
   // A change of what the log remembers of the shards. Readers do not see it. A session that opens
-  // stands directly before its READY, and is in the log with it or not at all.
+  // stands directly before its READY, and copies that are expected before their event: they are in
+  // the log with that or not at all. REQUIRES: so something comes behind these two.
   void Add(const StateChange& change);
+  // All that is here goes into the log together or not at all, into one segment. REQUIRES:
+  // log_bytes() is at most LargestTransaction() of the log (log.h).
+  void CommitTogether();
   void Clear();
 
   bool empty() const { return entries_.empty(); }
   size_t bytes() const { return size_; }
+  // With the index entries: what it takes in the log.
+  size_t log_bytes() const { return size_ + entries_.size() * sizeof(IndexEntry); }
+  // Something is here that LogFile::kRescales stands for.
+  bool has_rescale() const { return has_rescale_; }
 
   // `position` counts from the round's first byte, and `offset` and `entry_crc` are not set yet.
   std::span<const IndexEntry> entries() const { return entries_; }
   const uint8_t* data() const { return buffer_.get(); }
 
  private:
+  IndexEntry& AddRecord(const NewEvent& event);
   uint8_t* Reserve(size_t size);
 
   std::unique_ptr<uint8_t[]> buffer_;
   size_t capacity_ = 0;
   size_t size_ = 0;
   std::vector<IndexEntry> entries_;
+  bool has_rescale_ = false;
 };
 
 // Where Event.offset's eight bytes stand in a record of this size.

@@ -108,8 +108,7 @@ std::string_view Segment::FreeHeader() { return kFreeMagic; }
 
 uint64_t Segment::end_offset(uint32_t entries) const {
   if (entries == 0) return base_offset_;
-  const IndexEntry& last = entry(entries - 1);
-  return last.offset + (last.kind == EntryKind::kControl ? 0 : 1);
+  return entry(entries - 1).next_offset();
 }
 
 size_t Segment::used_end() const {
@@ -161,15 +160,15 @@ void Segment::Append(const uint8_t* data, std::span<const IndexEntry> entries) {
   IndexEntry* to = EntryAt(first);
   for (IndexEntry entry : entries) {
     const size_t in_record =
-        entry.is_event() ? OffsetPosition(data + entry.position, entry.length) : 0;
+        entry.has_record() ? OffsetPosition(data + entry.position, entry.length) : 0;
     entry.position = static_cast<uint32_t>(entry.position - data_start + start);
     entry.offset = offset;
-    if (entry.is_event()) {
+    if (entry.has_record()) {
       std::memcpy(memory_ + entry.position + in_record, &offset, sizeof offset);
     } else if (entry.kind == EntryKind::kLost) {
       has_lost_.store(true, std::memory_order_release);
     }
-    if (entry.kind != EntryKind::kControl) ++offset;
+    offset = entry.next_offset();
     // Before it is stored: to read back what is on its way to memory would wait for that.
     entry.entry_crc = CrcOf(entry);
     *to-- = entry;
@@ -206,11 +205,12 @@ void Segment::Populate(size_t bytes) {
 // ---- Reading ----
 
 uint32_t Segment::IndexOf(uint64_t offset) const {
-  // Without control entries it would be the distance from the base; each of them moves it on.
+  // Without entries that take no offset it would be the distance from the base; each of them moves
+  // it on.
   auto index = static_cast<uint32_t>(offset - base_offset_);
   for (;;) {
     const IndexEntry& found = entry(index);
-    if (found.offset == offset && found.kind != EntryKind::kControl) return index;
+    if (found.offset == offset && found.takes_offset()) return index;
     index += std::max<uint32_t>(1, static_cast<uint32_t>(offset - found.offset));
   }
 }
@@ -359,17 +359,16 @@ void Segment::CommitRecovered() { Commit(count()); }
 bool Segment::IsWhole(uint32_t index, const IndexEntry* previous) const {
   const IndexEntry& it = entry(index);
   if (it.entry_crc != CrcOf(it)) return false;
-  if (it.kind != EntryKind::kEvent && it.kind != EntryKind::kControl &&
-      it.kind != EntryKind::kLost) {
+  if (!it.has_record() && it.kind != EntryKind::kControl && it.kind != EntryKind::kLost) {
     return false;
   }
   const size_t index_begin = size_ - (index + 1) * sizeof(IndexEntry);
   if (it.position < kHeaderBytes || uint64_t{it.position} + it.length > index_begin) return false;
-  if (it.is_event() && it.data_position > it.length) return false;
+  if (it.has_record() && it.data_position > it.length) return false;
   if (index == 0 && (it.position != kHeaderBytes || it.offset != base_offset_)) return false;
   if (previous == nullptr) return true;
-  const uint64_t end = previous->offset + (previous->kind == EntryKind::kControl ? 0 : 1);
-  return it.position == previous->position + previous->length && it.offset == end;
+  return it.position == previous->position + previous->length &&
+         it.offset == previous->next_offset();
 }
 
 uint32_t Segment::RepairIndex(uint32_t count) {

@@ -22,10 +22,11 @@ namespace shardd::events {
 //   | header page | bytes area, growing up -->  ...free...  <-- growing down, index area |
 //
 // The bytes area holds `EventBatch.events` entries (tag, length, Event) back to back, so any run of
-// them is a valid serialised EventBatch; between them stand the payloads of control entries, which
-// no run includes. The index area holds one IndexEntry each; entry i stands at the end minus (i +
-// 1) entries. The header holds the number of committed entries in one word, which is stored last:
-// what was appended at once is there whole or not at all, whenever the process dies.
+// them is a valid serialised EventBatch; between them stand the payloads of control entries and the
+// records of asides, which no run includes. The index area holds one IndexEntry each; entry i
+// stands at the end minus (i + 1) entries. The header holds the number of committed entries in one
+// word, which is stored last: what was appended at once is there whole or not at all, whenever the
+// process dies.
 //
 // One writer at a time, under the log's lock; any number of readers beside it.
 class Segment {

@@ -22,6 +22,7 @@ enum class SnapshotMark : uint8_t {
   kForgetOtherCounts = 4,  // shards of other counts than `shard_count` have gone, and so have the
                            // guilds whose ids (u64) are the record: nobody here has their shards
   kForgetReady = 5,        // of the shard
+  kSwitched = 6,           // a rescale to `shard_count` has taken over
 };
 
 // A file of frames, one behind the other: an IndexEntry, and the record that it describes. Of an

@@ -12,15 +12,21 @@ ShardId ShardOf(const IndexEntry& event) {
   return {.id = event.shard_id, .count = event.shard_count};
 }
 
-bool Lists(const std::vector<uint64_t>& sorted, uint64_t id) {
-  return std::ranges::binary_search(sorted, id);
-}
-
 uint64_t TailBound(const SnapshotIndex::Guild& guild) {
   return std::max(SnapshotIndex::kTailBytes, FrameBytes(guild.create));
 }
 
 }  // namespace
+
+bool SnapshotIndex::Shard::Lists(uint64_t guild) const {
+  return std::ranges::binary_search(ready_guilds, guild);
+}
+
+// Beside a switch, sessions of shards that are not in charge bring events, too.
+ShardId SnapshotIndex::HomeOf(const IndexEntry& event) const {
+  if (home_count_ == 0 || event.shard_count == home_count_) return ShardOf(event);
+  return {.id = ShardForGuild(event.guild_id, home_count_), .count = home_count_};
+}
 
 void SnapshotIndex::Add(const SnapshotRecord& record) {
   live_bytes_ += FrameBytes(record);
@@ -74,9 +80,9 @@ bool SnapshotIndex::Wants(const IndexEntry& event, const SnapshotType& type,
   if (type.role == SnapshotRole::kGuildDelete) {
     // A guild that READY lists is unavailable until its GUILD_CREATE anyway.
     if (facts.unavailable) return known;
-    const auto shard = shards_.find(ShardOf(event));
+    const auto shard = shards_.find(HomeOf(event));
     return known || left_out_.contains(guild) ||
-           (shard != shards_.end() && Lists(shard->second.ready_guilds, guild));
+           (shard != shards_.end() && shard->second.Lists(guild));
   }
   if (!known) LeaveOut(guild);
   return known;
@@ -101,12 +107,13 @@ bool SnapshotIndex::Apply(const IndexEntry& event, uint8_t type, const SnapshotF
                                  .position = position,
                                  .id = facts.id,
                                  .length = event.length,
-                                 .type = type};
-  const ShardId shard = ShardOf(event);
+                                 .type = type,
+                                 .is_aside = event.is_aside()};
   const uint64_t guild = event.guild_id;
+  const ShardId shard = guild == 0 ? ShardOf(event) : HomeOf(event);
   const SnapshotRole role = SnapshotTypeAt(type).role;
   if (role == SnapshotRole::kReady) {
-    BeginSession(shard, record, facts);
+    BeginSession(ShardOf(event), record, facts);
     return true;
   }
   if (role == SnapshotRole::kLoss) {
@@ -131,13 +138,12 @@ bool SnapshotIndex::Apply(const IndexEntry& event, uint8_t type, const SnapshotF
     DropGuild(guild);
     DropDeleted(guild);
     left_out_.erase(guild);
-    Shard& from = shards_[shard];
     // A client that takes READY's list at its word must hear of it.
-    if (Lists(from.ready_guilds, guild)) {
-      from.deleted[guild] = record;
-      deleted_from_[guild] = shard;
-      Add(record);
-    }
+    Shard& from = shards_[shard];
+    from.deleted[guild] = record;
+    deleted_from_[guild] = shard;
+    Add(record);
+    DropUnlisted(from, kMostUnlisted);
     return true;
   }
   const auto owner = shard_of_.find(guild);
@@ -148,14 +154,22 @@ bool SnapshotIndex::Apply(const IndexEntry& event, uint8_t type, const SnapshotF
 void SnapshotIndex::BeginSession(ShardId shard, const SnapshotRecord& record,
                                  const SnapshotFacts& facts) {
   Shard& begun = shards_[shard];
+  std::map<uint64_t, SnapshotRecord> deleted;
+  deleted.swap(begun.deleted);
   DropReady(begun);
   begun.ready = record;
   begun.ready_guilds = facts.guilds;
+  begun.deleted.swap(deleted);
   Add(record);
+  if (shard.count != home_count_) has_switched_ = false;
+  home_count_ = shard.count;
+  // What has gone behind an aside has gone; what any other one lists has come back.
+  if (record.is_aside) return DropUnlisted(begun, 0);
+  DropListed(begun);
   // Guilds that shards of another count have told of are not this READY's to end.
   std::vector<uint64_t> gone;
   for (const auto& [guild, each] : begun.guilds) {
-    if (!Lists(facts.guilds, guild)) gone.push_back(guild);
+    if (!begun.Lists(guild)) gone.push_back(guild);
   }
   for (const uint64_t guild : gone) {
     DropGuild(guild);
@@ -163,8 +177,56 @@ void SnapshotIndex::BeginSession(ShardId shard, const SnapshotRecord& record,
   }
   if (!facts.has_guilds) return;
   std::erase_if(left_out_, [&](uint64_t guild) {
-    return ShardForGuild(guild, shard.count) == shard.id && !Lists(facts.guilds, guild);
+    return ShardForGuild(guild, shard.count) == shard.id && !begun.Lists(guild);
   });
+}
+
+void SnapshotIndex::DropListed(Shard& shard) {
+  std::vector<uint64_t> listed;
+  for (const auto& [guild, record] : shard.deleted) {
+    if (shard.Lists(guild)) listed.push_back(guild);
+  }
+  for (const uint64_t guild : listed) DropDeleted(guild);
+}
+
+void SnapshotIndex::DropUnlisted(Shard& shard, size_t most) {
+  if (most > 0 && shard.deleted.size() <= most) return;
+  std::vector<std::pair<uint64_t, uint64_t>> unlisted;  // offset and guild
+  for (const auto& [guild, record] : shard.deleted) {
+    if (!shard.Lists(guild)) unlisted.emplace_back(record.offset, guild);
+  }
+  if (unlisted.size() <= most) return;
+  std::ranges::sort(unlisted);
+  unlisted.resize(unlisted.size() - most);
+  for (const auto& [offset, guild] : unlisted) DropDeleted(guild);
+}
+
+void SnapshotIndex::SwitchTo(uint32_t shard_count) {
+  home_count_ = shard_count;
+  has_switched_ = true;
+  std::map<ShardId, Shard> others;
+  for (auto shard = shards_.begin(); shard != shards_.end();) {
+    const auto each = shard++;
+    if (each->first.count != shard_count) others.insert(shards_.extract(each));
+  }
+  const auto home_of = [&](uint64_t guild) {
+    return ShardId{.id = ShardForGuild(guild, shard_count), .count = shard_count};
+  };
+  for (auto& [id, shard] : others) {
+    while (!shard.guilds.empty()) {
+      auto guild = shard.guilds.extract(shard.guilds.begin());
+      const ShardId home = home_of(guild.key());
+      shard_of_[guild.key()] = home;
+      shards_[home].guilds.insert(std::move(guild));
+    }
+    while (!shard.deleted.empty()) {
+      auto guild = shard.deleted.extract(shard.deleted.begin());
+      const ShardId home = home_of(guild.key());
+      deleted_from_[guild.key()] = home;
+      shards_[home].deleted.insert(std::move(guild));
+    }
+    DropReady(shard);
+  }
 }
 
 void SnapshotIndex::Clear() {
@@ -172,6 +234,8 @@ void SnapshotIndex::Clear() {
   shard_of_.clear();
   deleted_from_.clear();
   left_out_.clear();
+  home_count_ = 0;
+  has_switched_ = false;
   live_bytes_ = live_records_ = 0;
 }
 
@@ -241,8 +305,7 @@ bool SnapshotIndex::HasOtherCounts(uint32_t shard_count) const {
 bool SnapshotIndex::HasGone(uint64_t guild, ShardId owner, uint32_t shard_count) const {
   if (owner.count == shard_count) return false;
   const auto now = shards_.find({.id = ShardForGuild(guild, shard_count), .count = shard_count});
-  return now != shards_.end() && now->second.ready.has_value() &&
-         !Lists(now->second.ready_guilds, guild);
+  return now != shards_.end() && now->second.ready.has_value() && !now->second.Lists(guild);
 }
 
 size_t SnapshotIndex::ready_count() const {
@@ -346,7 +409,9 @@ std::vector<SnapshotIndex::Entry> SnapshotIndex::Records() {
       for (SnapshotRecord& record : each.tail) records.push_back({&record, id, guild});
     }
   }
-  std::ranges::sort(records, {}, [](const Entry& entry) { return entry.record->offset; });
+  std::ranges::sort(records, {}, [](const Entry& entry) {
+    return std::pair(entry.record->offset, !entry.record->is_aside);
+  });
   return records;
 }
 

@@ -21,6 +21,7 @@ struct SnapshotRecord {
   uint64_t id = 0;        // SnapshotFacts::id
   uint32_t length = 0;    // of the record
   uint8_t type = kNoSnapshotType;
+  bool is_aside = false;  // stands before the event of its offset
 };
 
 // What a snapshot is made of: of each shard the newest READY, what is known to be missing since,
@@ -44,9 +45,12 @@ class SnapshotIndex {
     std::vector<uint64_t> ready_guilds;  // that it lists, in ascending order
     // The newest of each type since, by its number: shardd's word that events are missing.
     std::map<uint64_t, SnapshotRecord> losses;
-    // Guilds of the list that have gone since.
+    // Guilds that have gone since. Readers want those of the list; the others may stand in the list
+    // of the READY that takes over at a switch, which is older than the switch.
     std::map<uint64_t, SnapshotRecord> deleted;
-    std::map<uint64_t, Guild> guilds;  // whose GUILD_CREATE came through this shard
+    std::map<uint64_t, Guild> guilds;
+
+    bool Lists(uint64_t guild) const;
   };
 
   // Superseded events of a guild's tail are dropped beyond this, or beyond the size of its
@@ -54,6 +58,8 @@ class SnapshotIndex {
   static constexpr uint64_t kTailBytes = 64 << 10;
   // ...and a guild whose tail is as many times as long without them is left out.
   static constexpr uint64_t kMostTails = 16;
+  // Of a shard's `deleted`, those that READY does not list; the oldest are dropped.
+  static constexpr size_t kMostUnlisted = 1024;
 
   // `ids_in`: all numbers that stand in a GUILD_CREATE as ids do; nothing where it cannot be read.
   // `most_left_out`: guilds beyond it are not counted any more.
@@ -77,6 +83,15 @@ class SnapshotIndex {
   // Shards of other counts have gone: their READYs, and the guilds that the READY of their new
   // shard does not list.
   void ForgetOtherCounts(uint32_t shard_count);
+  // A rescale has taken over: all guilds are of the shards of this count now, whichever shards have
+  // told of them and tell of them yet. What was known of the other shards as such is dropped. Its
+  // READYs follow as asides, and end no guild, since they are older than what was told of it since.
+  void SwitchTo(uint32_t shard_count);
+  // The count of the newest READY, whose shards guilds are under; 0: each is under the shard that
+  // told of it.
+  uint32_t home_count() const { return home_count_; }
+  // Whether that is so by a switch, which replaying the records alone would not show.
+  bool has_switched() const { return has_switched_; }
   // The guild is no longer this server's; nor is it left out.
   void ForgetGuild(uint64_t guild);
   // Whether ForgetOtherCounts() would change anything.
@@ -107,6 +122,9 @@ class SnapshotIndex {
   void DropGuild(uint64_t guild);
   void DropDeleted(uint64_t guild);
   void DropReady(Shard& shard);
+  ShardId HomeOf(const IndexEntry& event) const;
+  void DropListed(Shard& shard);
+  void DropUnlisted(Shard& shard, size_t most);
   void BeginSession(ShardId shard, const SnapshotRecord& record, const SnapshotFacts& facts);
   // Whether the guild is of another count, and the READY of its present shard does not list it.
   bool HasGone(uint64_t guild, ShardId owner, uint32_t shard_count) const;
@@ -115,6 +133,8 @@ class SnapshotIndex {
 
   const IdsIn ids_in_;
   const size_t most_left_out_;
+  uint32_t home_count_ = 0;
+  bool has_switched_ = false;
   std::map<ShardId, Shard> shards_;
   std::unordered_map<uint64_t, ShardId> shard_of_;      // of the guilds that are here
   std::unordered_map<uint64_t, ShardId> deleted_from_;  // the shard that has it in `deleted`

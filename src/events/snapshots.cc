@@ -159,8 +159,8 @@ void Snapshots::ApplyFrame(const IndexEntry& entry, std::string_view record, uin
     return;
   }
   const uint8_t number = FindSnapshotType(entry.type_hash);
-  if (entry.kind != EntryKind::kEvent || number == kNoSnapshotType) return;
-  ++position_;
+  if (!entry.has_record() || number == kNoSnapshotType) return;
+  position_ = entry.next_offset();
   const SnapshotType& type = SnapshotTypeAt(number);
   if (!intact) {
     Forget({{.id = entry.shard_id, .count = entry.shard_count}, entry.guild_id});
@@ -172,7 +172,8 @@ void Snapshots::ApplyFrame(const IndexEntry& entry, std::string_view record, uin
   } else {
     facts = facts_.Read(type, record.substr(entry.data_position));
   }
-  if (!index_.Wants(entry, type, facts)) return;
+  // That a guild has gone was wanted when it was written, by what may have been dropped since.
+  if (type.role != SnapshotRole::kGuildDelete && !index_.Wants(entry, type, facts)) return;
   if (!index_.Apply(entry, number, facts, position)) index_.LeaveOut(entry.guild_id);
 }
 
@@ -201,6 +202,9 @@ void Snapshots::ApplyMark(const IndexEntry& entry, std::string_view record) {
     case SnapshotMark::kForgetReady:
       index_.ForgetReady({.id = entry.shard_id, .count = entry.shard_count});
       break;
+    case SnapshotMark::kSwitched:
+      index_.SwitchTo(entry.shard_count);
+      break;
   }
 }
 
@@ -220,7 +224,7 @@ bool Snapshots::Follow() {
   ForgetDamaged();
   while (true) {
     const uint64_t before = position_;
-    const View view = options_.log->Look(before);
+    const View view = options_.log->LookWithAsides(before);
     const uint64_t first = view.size() > 0 ? view.entry(0).offset : view.next();
     if (IsLoss(view.missing) && !LeaveOutAll(std::max(before, first))) return false;
     for (uint32_t i = 0; i < view.size(); ++i) {
@@ -228,7 +232,8 @@ bool Snapshots::Follow() {
       bool taken = true;
       if (entry.kind == EntryKind::kLost) {
         taken = LeaveOutAll(entry.offset + 1);
-      } else if (entry.is_event() && FindSnapshotType(entry.type_hash) != kNoSnapshotType) {
+      } else if (entry.has_record() && (!entry.is_aside() || (entry.flags & kDamaged) == 0) &&
+                 FindSnapshotType(entry.type_hash) != kNoSnapshotType) {
         taken = Take(entry, view.record(i));
       }
       if (!taken) {
@@ -258,6 +263,11 @@ bool Snapshots::Take(const IndexEntry& event, std::string_view record) {
   const uint8_t number = FindSnapshotType(event.type_hash);
   const SnapshotType& type = SnapshotTypeAt(number);
   if (event.data_position > record.size() || TypeOf(record) != type.name) return true;
+  if (type.role == SnapshotRole::kReady) {
+    if (IsOfAnOldGeneration(event)) return true;
+    const bool is_switch = event.is_aside() && event.shard_count != index_.home_count();
+    if (is_switch && !SwitchTo(event.shard_count, event.offset)) return false;
+  }
   const SnapshotFacts facts = facts_.Read(type, record.substr(event.data_position));
   {
     const std::lock_guard lock(mutex_);
@@ -272,7 +282,8 @@ bool Snapshots::Take(const IndexEntry& event, std::string_view record) {
   const uint64_t bytes = SnapshotFile::kFrameBytes + marked.size();
   uint64_t frees = index_.Frees(event, type, facts);
   const auto live_with_it = [&] { return index_.live_bytes() + bytes - frees; };
-  if (live_with_it() > Usable(options_.max_bytes)) return LeaveOut(event, event.offset + 1);
+  const uint64_t behind = event.next_offset();
+  if (live_with_it() > Usable(options_.max_bytes)) return LeaveOut(event, behind);
   const auto has_room = [&] {
     return file_->end() + bytes + live_with_it() + Reserved() <= options_.max_bytes;
   };
@@ -284,22 +295,38 @@ bool Snapshots::Take(const IndexEntry& event, std::string_view record) {
     MakeRoom();
     frees = 0;
   }
-  if (!has_room()) return LeaveOut(event, event.offset + 1);
+  if (!has_room()) return LeaveOut(event, behind);
 
   const uint64_t position = file_->end();
   if (auto status = file_->Append(frame, {marked.head, marked.rest}); !status.ok()) {
     NoteFailure(status);
-    return LeaveOut(event, event.offset + 1);
+    return LeaveOut(event, behind);
   }
-  written_position_ = event.offset + 1;
+  written_position_ = behind;
   bool fits = false;
   {
     const std::lock_guard lock(mutex_);
-    position_ = event.offset + 1;
+    position_ = behind;
     fits = index_.Apply(frame, number, facts, position);
   }
   if (type.role == SnapshotRole::kReady) has_new_ready_ = true;
-  return fits || LeaveOut(event, event.offset + 1);
+  return fits || LeaveOut(event, behind);
+}
+
+// A shard that identifies once more although a rescale has taken over is on its way out.
+bool Snapshots::IsOfAnOldGeneration(const IndexEntry& ready) const {
+  const uint32_t home_count = index_.home_count();
+  if (ready.is_aside() || home_count == 0 || ready.shard_count == home_count) return false;
+  return options_.log->state().shard_count == home_count;
+}
+
+// `offset`: of the event behind the READYs.
+bool Snapshots::SwitchTo(uint32_t shard_count, uint64_t offset) {
+  {
+    const std::lock_guard lock(mutex_);
+    behind_switch_ = offset + 1;
+  }
+  return WriteMark(SnapshotMark::kSwitched, offset, {.id = 0, .count = shard_count});
 }
 
 // The event cannot be kept, so nothing can be told any more of what it is about.
@@ -473,6 +500,11 @@ bool Snapshots::Compact() {
     auto status = AppendMark(file, SnapshotMark::kLeaveOut, position_, {}, {begin, end});
     if (!status.ok()) return failed(status);
   }
+  if (index_.has_switched()) {
+    const ShardId count{.id = 0, .count = index_.home_count()};
+    auto status = AppendMark(file, SnapshotMark::kSwitched, position_, count, {});
+    if (!status.ok()) return failed(status);
+  }
   if (auto status = AppendMark(file, SnapshotMark::kPosition, position_, {}, {}); !status.ok()) {
     return failed(status);
   }
@@ -604,6 +636,12 @@ bool Snapshots::Reading::MayMatch(const Found& found) const {
   return filter_->MayMatch(entry);
 }
 
+void Snapshots::Reading::StartOver(uint64_t position) {
+  position_ = position;
+  shard_ = {.id = 0, .count = 0};
+  part_ = Part::kReady;
+}
+
 bool Snapshots::Reading::Walk(const SnapshotIndex& index, const ReadLimits& limits,
                               std::vector<Found>* found) {
   uint64_t bytes = 0;
@@ -642,6 +680,7 @@ bool Snapshots::Reading::Walk(const SnapshotIndex& index, const ReadLimits& limi
     if (part_ == Part::kDeleted) {
       const auto& deleted = shard->second.deleted;
       for (auto each = deleted.lower_bound(next_); each != deleted.end(); ++each) {
+        if (!shard->second.Lists(each->first)) continue;
         if (!offer(each->second, each->first)) return true;
         next_ = each->first + 1;
       }
@@ -682,6 +721,13 @@ absl::StatusOr<SnapshotBatch> Snapshots::Reading::Next(const ReadLimits& limits)
   }
   {
     const std::lock_guard lock(snapshots_.mutex_);
+    if (position_ < snapshots_.behind_switch_) {
+      if (snapshots_.position_ < snapshots_.behind_switch_) {
+        batch.wait = true;
+        return batch;
+      }
+      StartOver(snapshots_.position_);
+    }
     at_end_ = !Walk(snapshots_.index_, limits, &found);
     file = snapshots_.file_;
   }

@@ -23,6 +23,7 @@ struct SnapshotBatch {
   uint64_t count = 0;
   std::string bytes;  // a valid serialised EventBatch; may be empty before the end
   bool end = false;   // nothing comes behind it
+  bool wait = false;  // empty: a rescale takes over at this moment; ask again soon
 };
 
 // What a bot has to know of its guilds before it can make use of live events: of each shard the
@@ -35,6 +36,9 @@ struct SnapshotBatch {
 // (it fell behind, or the event was damaged), and then that may have been any guild's, so all are
 // left out. That the log's end was lost with the machine is no such case: the sessions resume from
 // before it, so that the same events come again.
+//
+// A rescale takes over without new GUILD_CREATEs: its READYs are asides of the log, and its shards
+// go on with what the earlier ones have told of the guilds.
 //
 // Disk: never more than `max_bytes`, compaction included, which writes a new file beside the old
 // one. For that 7/16 of it are for what is kept.
@@ -90,6 +94,7 @@ class Snapshots {
   // correct READY, and each guild's events. It tells how things were at `position`, in messages,
   // while all goes on: a guild for which a newer GUILD_CREATE has come in the meantime is left to
   // that one, which stands in the log behind `position`. So it holds nothing, in memory or on disk.
+  // Where a rescale has taken over in the meantime it begins anew, at a newer position.
   // Thread-compatible; this object must not outlive the Snapshots.
   class Reading {
    public:
@@ -110,12 +115,13 @@ class Snapshots {
     Reading(Snapshots& snapshots, uint64_t position, std::optional<Filter> filter)
         : snapshots_(snapshots), position_(position), filter_(std::move(filter)) {}
     // Where the walk goes on; false: at the end.
+    void StartOver(uint64_t position);
     bool Walk(const SnapshotIndex& index, const ReadLimits& limits, std::vector<Found>* found);
     // By what is known without reading the event.
     bool MayMatch(const Found& found) const;
 
     Snapshots& snapshots_;
-    const uint64_t position_;
+    uint64_t position_;
     const std::optional<Filter> filter_;
     ShardId shard_{.id = 0, .count = 0};
     Part part_ = Part::kReady;
@@ -146,6 +152,8 @@ class Snapshots {
   void FollowUnlessJustFailed();
   bool Follow();
   bool Take(const IndexEntry& entry, std::string_view record);
+  bool IsOfAnOldGeneration(const IndexEntry& ready) const;
+  bool SwitchTo(uint32_t shard_count, uint64_t offset);
   bool LeaveOut(const IndexEntry& event, uint64_t position);
   bool LeaveOutAll(uint64_t position);
   void ForgetOldGeneration();
@@ -185,6 +193,7 @@ class Snapshots {
   SnapshotIndex index_;
   std::shared_ptr<SnapshotFile> file_;
   uint64_t position_ = 0;
+  uint64_t behind_switch_ = 0;  // readings at lower positions begin anew
   bool has_caught_up_ = false;
 
   // That readers have found, for the follower to leave out. Guarded by mutex_.

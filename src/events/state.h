@@ -1,10 +1,14 @@
 #pragma once
 
+#include <compare>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "common/shard_id.h"
 
@@ -33,17 +37,68 @@ struct ShardRecord {
   friend bool operator==(const ShardRecord&, const ShardRecord&) = default;
 };
 
+inline constexpr size_t kMaxRescaleReasonBytes = 1024;
+
+// How far a change of the shard count has come.
+enum class RescaleStep : uint8_t {
+  kRunning = 1,   // the old generation is in charge
+  kSwitched = 2,  // the new one is
+  kDone = 3,
+  kCancelled = 4,
+  kFailed = 5,
+};
+
+struct RescaleRecord {
+  uint32_t from_shard_count = 0;
+  uint32_t to_shard_count = 0;
+  RescaleStep step = RescaleStep::kRunning;
+  std::string reason;  // in words; kept up to kMaxRescaleReasonBytes
+
+  friend bool operator==(const RescaleRecord&, const RescaleRecord&) = default;
+};
+
+// Names an event whatever session it comes over (rescale/event_key.h).
+struct CopyKey {
+  uint64_t guild_id = 0;
+  uint8_t producer = 0;
+  uint64_t high = 0;
+  uint64_t low = 0;
+
+  friend auto operator<=>(const CopyKey&, const CopyKey&) = default;
+};
+
+// An event that the log has from a session of another generation, and that a session of the
+// generation in charge will bring, too: it is to be dropped then.
+struct ExpectedCopy {
+  CopyKey key;
+  int64_t unix_nanos = 0;  // when the event came
+
+  friend bool operator==(const ExpectedCopy&, const ExpectedCopy&) = default;
+};
+
+// What comes beyond it pushes the oldest eighth out. A log of modest size keeps fewer:
+// MaxExpectedCopies(), log.h.
+inline constexpr size_t kMostExpectedCopies = 65'536;
+
 struct State {
   uint64_t generation = 0;   // 0: none has begun
   uint32_t shard_count = 0;  // of the generation
   std::string api_url;       // the Discord that the sessions are of
   std::string gateway_url;   // as /gateway/bot said last
+  // That were wanted, or have had a session that was opened, or are of the generation and have had
+  // events: not those of an incoming generation that has not taken over.
   std::map<ShardId, ShardRecord> shards;
+  // No shard that is not among them has had a session with a higher number.
+  uint32_t session_floor = 0;
+  std::optional<RescaleRecord> rescale{};  // the newest; none: there never was one
+  // That are expected: when each one came, oldest first.
+  std::map<CopyKey, std::deque<int64_t>> copies{};
+  size_t copy_count = 0;  // of `copies`, all their times
 
   friend bool operator==(const State&, const State&) = default;
 };
 
-// ---- Changes. Each one stands for itself, and is idempotent. ----
+// ---- Changes. Each one stands for itself. ----
 
 struct SessionOpened {
   ShardId shard;
@@ -67,7 +122,8 @@ struct ShardWanted {
   ShardId shard;
   bool wanted = true;
 };
-// Shards of other counts are forgotten; all are, with a shard_count of 0: none is in charge.
+// Shards of other counts are forgotten, though not the numbers of their sessions, and with another
+// count the copies that were expected; all are, with a shard_count of 0: none is in charge.
 struct GenerationBegun {
   uint64_t generation = 0;
   uint32_t shard_count = 0;
@@ -79,9 +135,35 @@ struct GatewayKnown {
   friend bool operator==(const GatewayKnown&, const GatewayKnown&) = default;
 };
 
+// A session that the log does not hold (yet) has this number: no other one is to get it.
+struct SessionNumbered {
+  uint32_t session = 0;
+};
+struct RescaleChanged {
+  RescaleRecord rescale;
+};
+struct CopiesExpected {
+  std::vector<ExpectedCopy> copies;
+};
+// The session brought an event that was expected, and that was dropped; everything of the session
+// up to the sequence is settled.
+struct CopyCame {
+  ShardId shard;
+  uint32_t session = 0;
+  uint64_t sequence = 0;
+  CopyKey key;
+};
+// No copies are expected any more.
+struct CopiesForgotten {};
+
 using StateChange = std::variant<SessionOpened, SessionEnded, SequencePassed, ShardWanted,
-                                 GenerationBegun, GatewayKnown>;
+                                 GenerationBegun, GatewayKnown, SessionNumbered, RescaleChanged,
+                                 CopiesExpected, CopyCame, CopiesForgotten>;
 
 void Apply(const StateChange& change, State* state);
+
+inline size_t CountCopies(const State& state) { return state.copy_count; }
+// Of the expected copies the newest ones. Returns how many that leaves out.
+size_t KeepNewestCopies(size_t most, State* state);
 
 }  // namespace shardd::events

@@ -58,11 +58,14 @@ constexpr CloseRow kCloseRows[] = {
     {4009, Resume("the session timed out")},
     // Docs: do not reconnect. For large bots see "Sharding for Large Bots" (discord-api-docs#387).
     {4010,
-     Stop("invalid shard: the id is not below the count, or the count is not the multiple that "
-          "Discord assigned to this bot")},
+     Stop(
+         "invalid shard: the id is not below the count, or the count is above Discord's limit or "
+         "not the multiple that Discord assigned to this bot; call Rescale with a shard_count that "
+         "Discord recommends (recommended_shards in Stats)")},
     // Docs: do not reconnect; shard instead ("Sharding").
-    {4011, Stop("sharding required: one shard would have more than 2500 guilds; use a larger shard "
-                "count")},
+    {4011,
+     Stop("sharding required: one shard would have more than 2500 guilds; call Rescale with a "
+          "larger shard_count (recommended_shards in Stats, or more)")},
     // Docs: do not reconnect.
     {4012, Stop("Discord no longer accepts this gateway version: shardd must be updated")},
     // Docs: do not reconnect ("Gateway Intents").

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "common/clock.h"
 #include "common/shard_id.h"
 #include "gateway/shard_info.h"
 
@@ -12,7 +13,7 @@ namespace shardd::gateway {
 // One op 0 payload as it came from Discord. The views live until OnDispatch returns.
 struct Dispatch {
   ShardId shard;
-  uint32_t session = 0;   // ordinal of the session: grows by one with each READY of this shard
+  uint32_t session = 0;   // number of the session: grows with each READY of this shard
   uint64_t sequence = 0;  // Discord's `s`
   uint64_t guild_id = 0;  // 0: the event belongs to no guild
   std::string_view type;  // Discord's `t`: [A-Z0-9_]{1,64}
@@ -82,11 +83,16 @@ class EventSink {
   // names, so whoever keeps it can resume the session from there.
   virtual void OnDispatch(const Dispatch& dispatch) = 0;
   // In order with the dispatches around it: READY's own dispatch comes before the change to kReady.
+  // The change to kIdentifying has been told and flushed before IDENTIFY is sent.
   virtual void OnStateChange(const ShardInfo& shard) = 0;
   virtual void OnSessionLost(const LostSession& lost) = 0;
   virtual void OnSkippedEvent(const SkippedEvent& skipped) = 0;
   virtual void OnCrashLoop(const CrashLoop& loop) = 0;
   virtual void OnSilence(const ShardSilence& silence) = 0;
+  // Discord has acknowledged a heartbeat that was sent at `sent` or, where it leaves out ACKs,
+  // later: what it had sent the session before it got the heartbeat has come. Only of heartbeats
+  // that were sent while the shard was READY.
+  virtual void OnHeartbeatAck(ShardId shard, SteadyTime sent) = 0;
 
   // All that came before is published when this returns. The worker calls it at the end of each
   // round, and before a heartbeat, since a heartbeat tells Discord what it need not send again.

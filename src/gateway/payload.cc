@@ -177,6 +177,8 @@ std::optional<CommandData> ParseCommandData(std::string_view data) {
   parsed.guild_id = Id(object, "guild_id");
   std::string_view text;
   if (!object["nonce"].get_string().get(text)) parsed.nonce_bytes = text.size();
+  dom::element channel;
+  parsed.names_channel = !object["channel_id"].get(channel) && !channel.is_null();
   parsed.asks_for_all_members =
       !object["query"].get_string().get(text) && text.empty() && Number(object, "limit") == 0;
   return parsed;

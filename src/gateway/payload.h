@@ -46,6 +46,7 @@ struct CommandData {
   size_t nonce_bytes = 0;
   // Of op 8: an empty `query` without a positive `limit`.
   bool asks_for_all_members = false;
+  bool names_channel = false;  // `channel_id` is there, and not null
 };
 std::optional<CommandData> ParseCommandData(std::string_view data);
 // Whether an IDENTIFY may carry it: Discord closes one that it cannot decode, each time anew. What

@@ -267,8 +267,10 @@ void ShardProtocol::SendIdentify(Now now) {
   std::string text = Payload(Opcode::kIdentify, data + ",\"presence\":" + presence_ + '}');
   presence_left_out_ = !presence_.empty() && text.size() > kMaxPayloadBytes;
   if (presence_.empty() || presence_left_out_) text = Payload(Opcode::kIdentify, data + '}');
-  actions_.emplace_back(action::Send{std::move(text)});
+  // In this order: whoever compares this session with another has to know that it begins before
+  // Discord can send both an event.
   SetPhase(Phase::kIdentifying, ShardState::kIdentifying, info_.reason);
+  actions_.emplace_back(action::Send{std::move(text)});
   phase_deadline_ = now.steady + options_.timings.identify_timeout;
 }
 
@@ -301,9 +303,7 @@ void ShardProtocol::Received(std::string_view json, Now now) {
       SendHeartbeat(/*is_asked_for=*/true, now);
       return;
     case Opcode::kHeartbeatAck:
-      beats_without_ack_ = 0;
-      if (unacknowledged_since_) info_.latency = now.steady - *unacknowledged_since_;
-      unacknowledged_since_.reset();
+      OnHeartbeatAck(now);
       return;
     case Opcode::kHello:
       OnHello(envelope, now);
@@ -415,7 +415,7 @@ void ShardProtocol::OnReady(const Envelope& envelope, Now now) {
   }
   had_session_since_start_ = true;
   SetGuilds(ready->guilds);
-  ++info_.session;
+  info_.session = std::max(info_.session, session_floor_) + 1;
   if (envelope.sequence) TakeSequence(*envelope.sequence, now);
   EmitReady(envelope, now);
   BecomeReady(/*new_session=*/true, now);
@@ -529,12 +529,34 @@ void ShardProtocol::Emit(const Envelope& envelope, Now now) {
 // ---- Heartbeats ----
 
 void ShardProtocol::SendHeartbeat(bool is_asked_for, Now now) {
-  if (!unacknowledged_since_) unacknowledged_since_ = now.steady;
+  beats_in_flight_.Sent(now.steady);
   const bool has_sequence = session_ && session_->last_sequence;
   const std::string data = has_sequence ? std::to_string(*session_->last_sequence) : "null";
   actions_.emplace_back(action::Send{.text = Payload(Opcode::kHeartbeat, data),
                                      .is_heartbeat = true,
                                      .is_asked_for = is_asked_for});
+}
+
+void ShardProtocol::Beat(Now now) {
+  if (phase_ != Phase::kReady || extra_beat_ || beats_in_flight_.is_full()) return;
+  extra_beat_ = now.steady;
+  SendHeartbeat(/*is_asked_for=*/true, now);
+}
+
+void ShardProtocol::HeartbeatLeftOut() {
+  const auto sent = beats_in_flight_.TakeBack();
+  if (sent && sent == extra_beat_) extra_beat_.reset();
+}
+
+void ShardProtocol::OnHeartbeatAck(Now now) {
+  beats_without_ack_ = 0;
+  const auto sent = beats_in_flight_.Acknowledged();
+  if (!sent) return;
+  info_.latency = now.steady - *sent;
+  if (extra_beat_ && *sent >= *extra_beat_) extra_beat_.reset();
+  if (phase_ == Phase::kReady && *sent >= *ready_since_) {
+    actions_.emplace_back(action::ReportAck{*sent});
+  }
 }
 
 void ShardProtocol::BeatIfDue(Now now) {
@@ -726,7 +748,8 @@ void ShardProtocol::ForgetConnection() {
   next_beat_ = SteadyTime::max();
   beats_without_ack_ = 0;
   bytes_since_beat_ = false;
-  unacknowledged_since_.reset();
+  beats_in_flight_.Clear();
+  extra_beat_.reset();
   silence_.End();
   info_.connected_since.reset();
   info_.latency.reset();

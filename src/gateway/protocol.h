@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "common/clock.h"
 #include "common/shard_id.h"
+#include "gateway/beats_in_flight.h"
 #include "gateway/close_code.h"
 #include "gateway/compression.h"
 #include "gateway/crash_guard.h"
@@ -62,7 +63,7 @@ struct Connect {
 struct Send {
   std::string text;
   bool is_heartbeat = false;
-  bool is_asked_for = false;  // by the server, between those of the schedule
+  bool is_asked_for = false;  // by the server or the owner, between those of the schedule
 };
 // Close the present connection. What it still brings is of no interest.
 struct Close {
@@ -99,6 +100,10 @@ struct EnterCrashLoop {
   uint32_t deaths = 0;
   std::string reason;
 };
+// Of a heartbeat that was sent while the shard was READY.
+struct ReportAck {
+  SteadyTime sent;
+};
 struct ReportSilence {
   SilenceDetector::Silence silence;
 };
@@ -113,7 +118,7 @@ using Action =
     std::variant<action::EmitDispatch, action::Send, action::ChangeState, action::EnterGate,
                  action::LeaveGate, action::SpendSessionStart, action::Connect, action::Close,
                  action::OpenSession, action::EndSession, action::LoseSession, action::SkipEvent,
-                 action::EnterCrashLoop, action::ReportSilence, action::Warn>;
+                 action::EnterCrashLoop, action::ReportAck, action::ReportSilence, action::Warn>;
 
 // One shard's side of the gateway protocol, without I/O:
 // https://discord.com/developers/docs/events/gateway. What happens goes in through the methods,
@@ -140,11 +145,16 @@ class ShardProtocol {
   // `d` of an op 3, JSON: goes into the IDENTIFYs from now on, since a new session does not inherit
   // the presence of the one before.
   void SetPresence(std::string json) { presence_ = std::move(json); }
+  // Sessions from now on have numbers above this.
+  void SetSessionFloor(uint32_t floor) { session_floor_ = floor; }
   // Runs the shard, if it does not run: resumes a kept session, else identifies. Ends the pause of
   // a crash loop.
   void Start(Now now);
   // Stops it. What is kept of the session is enough for a later Start to resume it.
   void Stop(bool keep_session, Now now);
+  // Sends a heartbeat beside those of the schedule, if the shard is READY and the last one that was
+  // sent so has been acknowledged.
+  void Beat(Now now);
 
   // ---- What happens ----
 
@@ -160,6 +170,8 @@ class ShardProtocol {
   void ConnectFailed(std::string_view why, Now now);
   // Anything came over the connection, be it a part of a payload: the other side lives.
   void BytesArrived() { bytes_since_beat_ = true; }
+  // The heartbeat that was to be sent last is not.
+  void HeartbeatLeftOut();
   // A payload came. The dispatches among the actions view into `json`. REQUIRES: kJsonPadding
   // readable bytes behind it.
   void Received(std::string_view json, Now now);
@@ -227,6 +239,7 @@ class ShardProtocol {
   void ConnectTo(const std::string& base, std::string reason);
 
   void OnHello(const Envelope& envelope, Now now);
+  void OnHeartbeatAck(Now now);
   void OnDispatch(const Envelope& envelope, Now now);
   void OnReady(const Envelope& envelope, Now now);
   void BecomeReady(bool new_session, Now now);
@@ -263,6 +276,8 @@ class ShardProtocol {
   std::optional<Session> session_;
   absl::flat_hash_set<uint64_t> guilds_;
 
+  uint32_t session_floor_ = 0;
+
   // Attempts.
   ReconnectPace pace_;
   CrashGuard crash_guard_;
@@ -286,7 +301,8 @@ class ShardProtocol {
   std::chrono::milliseconds heartbeat_interval_{0};
   uint32_t beats_without_ack_ = 0;  // scheduled ones
   bool bytes_since_beat_ = false;   // since the last scheduled one
-  std::optional<SteadyTime> unacknowledged_since_;
+  BeatsInFlight beats_in_flight_;
+  std::optional<SteadyTime> extra_beat_;  // Beat()'s, while it is in flight
 };
 
 }  // namespace shardd::gateway

@@ -25,6 +25,10 @@ CommandFault MakeCommand(uint32_t op, std::string_view data, Command* command) {
     if (parsed->nonce_bytes > kMaxNonceBytes) return CommandFault::kNonce;
     if (parsed->asks_for_all_members) command->all_members_of = parsed->guild_id;
   }
+  if (command->op == CommandOp::kVoiceStateUpdate) {
+    command->voice_guild = parsed->guild_id;
+    command->joins_voice = parsed->names_channel;
+  }
   if (command->op == CommandOp::kPresenceUpdate && IsPresence(data)) command->presence = data;
   text += data;
   text += '}';

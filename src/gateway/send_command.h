@@ -23,6 +23,9 @@ struct Command {
   std::string text;  // the whole payload
   // The guild, if it asks for all of a guild's members; else 0.
   uint64_t all_members_of = 0;
+  // Of op 4: whose call the bot joins or leaves; else 0.
+  uint64_t voice_guild = 0;
+  bool joins_voice = false;
   // Of op 3: the JSON of `d`, if that is a presence that an IDENTIFY can carry; else empty.
   std::string presence;
 };

@@ -57,6 +57,9 @@ class SendQueue {
   void Cancel(uint64_t id, SteadyTime now);
   void EndAll(SendOutcome outcome, SteadyTime now);
 
+  // What IDENTIFY carries from now on. REQUIRES: is_empty().
+  void SetPresence(std::string presence) { sent_presence_ = std::move(presence); }
+
   // ---- What the connection does ----
 
   // It has ended, or a new one begins, of which Discord has counted nothing yet. Nothing may go
@@ -66,8 +69,8 @@ class SendQueue {
   void BecomeReady(std::chrono::milliseconds heartbeat_interval, SteadyTime now);
   // Any payload has been written to the connection.
   void Written(SteadyTime now) { payloads_.Record(now); }
-  // Whether a heartbeat that the server asks for may still go, behind `queued` other payloads: some
-  // room stays for those of the schedule.
+  // Whether a heartbeat that is not of the schedule may still go, behind `queued` other payloads:
+  // some room stays for those of the schedule.
   bool HasRoomForAskedBeat(size_t queued, SteadyTime now) const {
     return payloads_.FreeAt(kPayloadsPerWindow - kKeptForBeats, now, queued) <= now;
   }

@@ -130,6 +130,19 @@ void Shard::Stop(bool keep_session) {
   });
 }
 
+void Shard::Beat() {
+  Guarded([this] {
+    protocol_.Beat(TimeNow());
+    if (!protocol_.actions().empty()) Perform();
+  });
+}
+
+void Shard::SetPresence(const std::string& presence) {
+  presence_ = presence;
+  sends_.SetPresence(presence);
+  protocol_.SetPresence(presence);
+}
+
 void Shard::AbortConnections() {
   for (const auto& each : connections_) {
     if (const ConnectionPtr connection = each.lock()) connection->transport->Abort();
@@ -229,6 +242,11 @@ void Shard::Do(action::EnterCrashLoop& a) {
                               .reason = a.reason});
 }
 
+void Shard::Do(action::ReportAck& a) {
+  context_->sink_touched = true;
+  context_->sink.OnHeartbeatAck(info().shard, a.sent);
+}
+
 void Shard::Do(action::ReportSilence& a) {
   log::Warn("shard is silent: resuming it once",
             {{"shard", name_},
@@ -316,9 +334,12 @@ void Shard::Do(action::Send& a) {
   if (connection_ == nullptr) return;
   const size_t queued = connection_->outgoing.size();
   // A server that asks for heartbeats without reading them must not fill the memory, ...
-  if (a.is_heartbeat && queued >= kMaxQueued) return;
+  const bool is_unread = a.is_heartbeat && queued >= kMaxQueued;
   // ... nor one that asks without end have us break its own limit.
-  if (a.is_asked_for && !sends_.HasRoomForAskedBeat(queued, TimeNow().steady)) return;
+  if (is_unread || (a.is_asked_for && !sends_.HasRoomForAskedBeat(queued, TimeNow().steady))) {
+    protocol_.HeartbeatLeftOut();
+    return;
+  }
   // A heartbeat or a RESUME tells Discord what it need not send again.
   context_->sink.Flush();
   connection_->outgoing.push_back(std::move(a.text));

@@ -52,6 +52,11 @@ class Shard {
   void Restore(KeptShard kept);
   void Start();
   void Stop(bool keep_session);
+  // See ShardProtocol.
+  void Beat();
+  // Of the sessions that come. REQUIRES: not running.
+  void SetSessionFloor(uint32_t floor) { protocol_.SetSessionFloor(floor); }
+  void SetPresence(const std::string& presence);
   // Queues a command; see SendQueue. A shard that does not run refuses it, and what waits when it
   // stops.
   void Send(SendRequest request);
@@ -67,8 +72,8 @@ class Shard {
   bool has_session() const { return protocol_.has_session(); }
   bool needs_session_start() const { return protocol_.needs_session_start(); }
 
-  // For the worker: where it keeps the copy of info() that other threads read, and whether that is
-  // in `changed`.
+  // For the worker: where it keeps the copy of info() that other threads read (null: nowhere), and
+  // whether that is in `changed`.
   ShardInfo* published = nullptr;
   bool in_changed = false;
 
@@ -92,6 +97,7 @@ class Shard {
   void Do(action::LoseSession& a);
   void Do(action::SkipEvent& a);
   void Do(action::EnterCrashLoop& a);
+  void Do(action::ReportAck& a);
   void Do(action::ReportSilence& a);
   void Do(action::Warn& a);
   void EnterGate(bool is_recovery);

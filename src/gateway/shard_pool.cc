@@ -77,12 +77,15 @@ class Worker {
 
   // ---- On the thread ----
 
+  // Null: never made, or forgotten.
   Shard* Find(ShardId id) {
     const auto found = shards_.find(id);
-    return found == shards_.end() ? nullptr : found->second.get();
+    if (found == shards_.end() || found->second->published == nullptr) return nullptr;
+    return found->second.get();
   }
 
-  Shard& FindOrMake(ShardId id, const std::string& gateway_url) {
+  // `presence` is that of a shard that was not there.
+  Shard& FindOrMake(ShardId id, const std::string& gateway_url, const std::string& presence) {
     std::unique_ptr<Shard>& shard = shards_[id];
     if (shard == nullptr) {
       ProtocolOptions options;
@@ -92,13 +95,26 @@ class Worker {
       options.compression = options_.compression;
       options.timings = options_.timings;
       options.crash_guard = options_.crash_guard;
-      options.presence = options_.presence;
       shard = std::make_unique<Shard>(std::move(options), &context_);
       shard->SetGatewayUrl(gateway_url);
+    }
+    if (shard->published == nullptr) {
+      shard->SetPresence(presence);
       const std::lock_guard lock(published_mutex_);
       shard->published = &published_.emplace(id, shard->info()).first->second;
     }
     return *shard;
+  }
+
+  // The object stays: what it has started may still refer to it.
+  void Forget(uint32_t shard_count) {
+    for (auto& [id, shard] : shards_) {
+      if (id.count != shard_count || shard->is_running() || shard->published == nullptr) continue;
+      shard->Stop(/*keep_session=*/false);
+      const std::lock_guard lock(published_mutex_);
+      published_.erase(id);
+      shard->published = nullptr;
+    }
   }
 
   template <class Function>
@@ -177,7 +193,7 @@ class Worker {
     if (context_.changed.empty()) return;
     const std::lock_guard lock(published_mutex_);
     for (Shard* shard : context_.changed) {
-      *shard->published = shard->info();
+      if (shard->published != nullptr) *shard->published = shard->info();
       shard->in_changed = false;
     }
     context_.changed.clear();
@@ -229,7 +245,8 @@ class ShardPool::Core {
                .reserve = options_.identify_reserve,
                .ledger = options_.session_starts,
                .clock = &clock_},
-              clock_.Steady()) {
+              clock_.Steady()),
+        presence_(options_.presence) {
     const uint32_t threads = std::max<uint32_t>(options_.threads, 1);
     for (uint32_t i = 0; i < threads; ++i) {
       // A TLS context each: its store of certificates is locked at every handshake.
@@ -262,7 +279,7 @@ class ShardPool::Core {
     RunOnAll([&](Worker& worker) {
       for (KeptShard& kept : shards) {
         if (&WorkerOf(kept.shard.id) != &worker) continue;
-        Shard& shard = worker.FindOrMake(kept.shard, gateway_url_);
+        Shard& shard = worker.FindOrMake(kept.shard, gateway_url_, presence_);
         const bool is_stopped = kept.is_stopped;
         shard.Restore(std::move(kept));
         if (!is_stopped && shard.has_session()) shard.Start();
@@ -283,10 +300,9 @@ class ShardPool::Core {
     // What only resumes costs nothing, whoever else waits.
     if (starts.now > 0 && uint64_t{needed} + budget.reserve > budget.remaining) {
       return absl::ResourceExhaustedError(
-          "starting these shards would take the IDENTIFYs that are due to " +
-          std::to_string(needed) + ", but of " + std::to_string(budget.total) +
-          " a day Discord grants " + std::to_string(budget.remaining) + " more, of which " +
-          std::to_string(budget.reserve) +
+          "with these shards " + std::to_string(needed) + " IDENTIFYs would be due, but of " +
+          std::to_string(budget.total) + " a day Discord grants " +
+          std::to_string(budget.remaining) + " more, of which " + std::to_string(budget.reserve) +
           " are kept for shards that lose their session (--identify-reserve)");
     }
     // One after the other, so that they enter the gate in the order given; runs of shards on one
@@ -299,7 +315,9 @@ class ShardPool::Core {
       worker
           .Run([&] {
             for (const uint32_t id : run) {
-              worker.FindOrMake({id, shard_count}, gateway_url_).Start();
+              Shard& shard = worker.FindOrMake({id, shard_count}, gateway_url_, presence_);
+              if (!shard.is_running()) shard.SetSessionFloor(session_floor_);
+              shard.Start();
             }
           })
           .wait();
@@ -349,6 +367,32 @@ class ShardPool::Core {
     });
   }
 
+  void SetSessionFloor(uint32_t floor) {
+    const std::lock_guard lock(control_);
+    session_floor_ = floor;
+  }
+
+  void SetPresence(const std::string& json) {
+    const std::lock_guard lock(control_);
+    presence_ = json;
+  }
+
+  void Beat(uint32_t shard_count) {
+    for (const auto& each : workers_) {
+      each->Post([worker = each.get(), shard_count] {
+        worker->ForEach([&](Shard& shard) {
+          if (shard.info().shard.count == shard_count) shard.Beat();
+        });
+      });
+    }
+  }
+
+  void Forget(uint32_t shard_count) {
+    const std::lock_guard lock(control_);
+    if (stopped_) return;
+    RunOnAll([&](Worker& worker) { worker.Forget(shard_count); });
+  }
+
   std::vector<ShardInfo> Snapshot() const {
     std::vector<ShardInfo> infos;
     for (const auto& worker : workers_) worker->CopyInfosTo(&infos);
@@ -362,6 +406,11 @@ class ShardPool::Core {
   void KeepGatewayBot() { gate_.KeepLimits(clock_.Steady()); }
   SessionBudget session_budget() const { return gate_.budget(clock_.Steady()); }
 
+  uint32_t session_starts_due() const {
+    const std::lock_guard lock(control_);
+    return stopped_ ? 0 : CountStartsNeeded({}, 0).before;
+  }
+
   void Stop(std::chrono::milliseconds timeout) {
     const std::lock_guard lock(control_);
     if (std::exchange(stopped_, true)) return;
@@ -374,11 +423,11 @@ class ShardPool::Core {
   }
 
  private:
-  Worker& WorkerOf(uint32_t shard_id) { return *workers_[shard_id % workers_.size()]; }
+  Worker& WorkerOf(uint32_t shard_id) const { return *workers_[shard_id % workers_.size()]; }
 
   // Runs `work` on every worker, at the same time, and waits.
   template <class Work>
-  void RunOnAll(Work work) {
+  void RunOnAll(Work work) const {
     std::vector<std::future<void>> done;
     for (const auto& worker : workers_) {
       done.push_back(worker->Run([&work, &worker] { work(*worker); }));
@@ -391,7 +440,7 @@ class ShardPool::Core {
     uint32_t now = 0;     // for them
     uint32_t before = 0;  // for those that wait already
   };
-  StartsNeeded CountStartsNeeded(std::span<const uint32_t> shard_ids, uint32_t shard_count) {
+  StartsNeeded CountStartsNeeded(std::span<const uint32_t> shard_ids, uint32_t shard_count) const {
     std::atomic<uint32_t> now = 0, before = 0;
     RunOnAll([&](Worker& worker) {
       worker.ForEach([&](Shard& shard) { before += shard.needs_session_start() ? 1 : 0; });
@@ -409,8 +458,10 @@ class ShardPool::Core {
   IdentifyGate gate_;
   SendMemberLimit members_;
   std::vector<std::unique_ptr<Worker>> workers_;
-  std::mutex control_;       // one command at a time; workers never take it
-  std::string gateway_url_;  // empty: not known
+  mutable std::mutex control_;  // one command at a time; workers never take it
+  std::string gateway_url_;     // empty: not known
+  std::string presence_;        // of shards that are made
+  uint32_t session_floor_ = 0;
   bool has_gateway_bot_ = false;
   bool stopped_ = false;
 
@@ -438,9 +489,14 @@ uint64_t ShardPool::Send(ShardId shard, Command command, std::optional<SteadyTim
 }
 void ShardPool::CancelSend(ShardId shard, uint64_t send) { core_->CancelSend(shard, send); }
 std::vector<ShardInfo> ShardPool::Snapshot() const { return core_->Snapshot(); }
+void ShardPool::SetSessionFloor(uint32_t floor) { core_->SetSessionFloor(floor); }
+void ShardPool::SetPresence(const std::string& json) { core_->SetPresence(json); }
+void ShardPool::Beat(uint32_t shard_count) { core_->Beat(shard_count); }
+void ShardPool::Forget(uint32_t shard_count) { core_->Forget(shard_count); }
 void ShardPool::SetRefresh(std::function<void()> refresh) { core_->SetRefresh(std::move(refresh)); }
 void ShardPool::KeepGatewayBot() { core_->KeepGatewayBot(); }
 SessionBudget ShardPool::session_budget() const { return core_->session_budget(); }
+uint32_t ShardPool::session_starts_due() const { return core_->session_starts_due(); }
 void ShardPool::Stop(std::chrono::milliseconds timeout) { core_->Stop(timeout); }
 
 }  // namespace shardd::gateway

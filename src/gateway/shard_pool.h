@@ -94,7 +94,22 @@ class ShardPool {
   // same.
   void CancelSend(ShardId shard, uint64_t send);
 
-  // Every shard that was ever spawned, by shard_count and id.
+  // Sessions that shards open which are spawned from now on (or again) have numbers above this; see
+  // ShardInfo::session.
+  void SetSessionFloor(uint32_t floor);
+  // Shards that are made from now on, or were forgotten and are spawned again, begin with this
+  // presence (`d` of an op 3, JSON; empty: none) instead of the options'.
+  void SetPresence(const std::string& json);
+  // READY shards of this count send a heartbeat now, beside those of the schedule, if Discord's
+  // limits leave room and the last one of this kind has been acknowledged: its ACK tells
+  // EventSink::OnHeartbeatAck how fresh the session is. Each takes one of the 120 payloads a minute
+  // that Send() shares. Does not wait.
+  void Beat(uint32_t shard_count);
+  // Shards of this count that are not running leave Snapshot(), until they are spawned again; their
+  // kept sessions are given up.
+  void Forget(uint32_t shard_count);
+
+  // Every shard that was ever spawned and not forgotten, by shard_count and id.
   std::vector<ShardInfo> Snapshot() const;
 
   // `refresh` asks for /gateway/bot to be read again, upon which SetGatewayBot or KeepGatewayBot
@@ -105,6 +120,8 @@ class ShardPool {
 
   // IDENTIFYs that Discord still grants, as far as is known.
   SessionBudget session_budget() const;
+  // IDENTIFYs that shards which run have still to send; the budget has not been charged with them.
+  uint32_t session_starts_due() const;
 
   // Closes all connections so that their sessions stay resumable, flushes the sinks and joins the
   // workers. Connections that have not closed by `timeout` are dropped. Afterwards Spawn returns

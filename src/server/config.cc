@@ -43,6 +43,13 @@ constexpr std::chrono::hours kMostCrashLoopTime{24};
 constexpr std::chrono::hours kMostSilence{24};
 constexpr std::chrono::milliseconds kLeastTime{1};
 constexpr uint32_t kMostCrashLoopDeaths = 1000;
+constexpr std::chrono::minutes kMostRescaleDrain{10};
+constexpr std::chrono::hours kMostRescaleTimeout{24};
+// A heartbeat proves a session fresh, and goes out every two seconds.
+constexpr std::chrono::milliseconds kLeastRescaleLag{100};
+constexpr std::chrono::minutes kMostRescaleLag{5};
+constexpr uint64_t kLeastRescaleHeldBytes = uint64_t{64} << 10;
+constexpr uint64_t kMostRescaleHeldBytes = uint64_t{16} << 30;
 
 absl::Status Invalid(std::string message) { return absl::InvalidArgumentError(message); }
 
@@ -294,6 +301,33 @@ std::vector<Setting> Settings(Config& config, std::string& token_file) {
          }
          return parsed.status();
        }},
+      {"rescale-drain", "5s",
+       "How long the old shards stay open after a rescale's switch, for answers to commands.",
+       [&](const auto& text) {
+         return StoreTime(text, std::chrono::milliseconds(0), kMostRescaleDrain,
+                          config.rescale_drain);
+       }},
+      {"rescale-timeout", "10m",
+       "How long a rescale may take, from all new shards being READY to its switch, before it is "
+       "rolled back.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastTime, kMostRescaleTimeout, config.rescale_timeout);
+       }},
+      {"rescale-lag", "5s",
+       "How far one generation may be behind the other before an event counts as lost by it.",
+       [&](const auto& text) {
+         return StoreTime(text, kLeastRescaleLag, kMostRescaleLag, config.rescale_lag);
+       }},
+      {"rescale-held-bytes", "64MiB",
+       "Most memory for events that wait for a rescale's switch; full, it is rolled back.",
+       [&](const auto& text) {
+         return Store(ParseSize(text, kLeastRescaleHeldBytes, kMostRescaleHeldBytes),
+                      config.rescale_held_bytes);
+       }},
+      {"rescale-max-unmatched", "0.001",
+       "Share of events, of the last minute, that may come over one generation alone for a rescale "
+       "to switch.",
+       [&](const auto& text) { return Store(ParseReal(text, 1), config.rescale_max_unmatched); }},
       {"no-spawn", "false", "Start no shards until Spawn is called.",
        [&](const auto& text) { return Store(ParseBool(text), config.no_spawn); }, true},
       {"reset-generation", "false",

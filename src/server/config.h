@@ -44,6 +44,11 @@ struct Config {
   uint32_t max_subscribers = 0;
   std::chrono::nanoseconds consumer_ttl{0};
   std::chrono::milliseconds drain_timeout{0};
+  std::chrono::milliseconds rescale_drain{0};
+  std::chrono::milliseconds rescale_timeout{0};
+  std::chrono::milliseconds rescale_lag{0};
+  uint64_t rescale_held_bytes = 0;
+  double rescale_max_unmatched = 0;  // a share, 0 to 1
   bool no_spawn = false;
   bool reset_generation = false;
   std::string environment;

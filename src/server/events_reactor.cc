@@ -124,6 +124,7 @@ SteadyTime EventsReactor::PumpLocked(SteadyTime now) {
       return finished_ ? SteadyTime::max() : now + kSnapshotLook;
     }
     WriteSnapshotLocked(now);
+    if (snapshot_ != nullptr && !write_in_flight_ && !finished_) return now + kSnapshotLook;
   }
   if (write_in_flight_ || finished_) return SteadyTime::max();
   events::Run run = ReadLocked();
@@ -270,7 +271,7 @@ void EventsReactor::WriteSnapshotLocked(SteadyTime now) {
       first_message_ = true;
       return;
     }
-    if (snapshot_ == nullptr) return;
+    if (snapshot_ == nullptr || batch->wait) return;
   }
 }
 

@@ -1,11 +1,14 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "events/log.h"
 #include "events/round.h"
 #include "gateway/event_sink.h"
+#include "server/overlap.h"
 #include "server/shard_board.h"
 
 namespace shardd::server {
@@ -16,7 +19,9 @@ namespace shardd::server {
 class LogSink final : public gateway::EventSink {
  public:
   // `on_state_change` is called after the board knows of a change; must not block.
-  LogSink(events::Log& log, ShardBoard& board, std::function<void()> on_state_change);
+  // While a rescale runs, what shards say goes through `overlap`, which both generations share.
+  LogSink(events::Log& log, Overlap& overlap, ShardBoard& board,
+          std::function<void()> on_state_change);
 
   void OnSessionOpened(const gateway::OpenedSession& opened) override;
   void OnSessionEnded(ShardId shard, uint32_t session) override;
@@ -26,6 +31,7 @@ class LogSink final : public gateway::EventSink {
   void OnSkippedEvent(const gateway::SkippedEvent& skipped) override;
   void OnCrashLoop(const gateway::CrashLoop& loop) override;
   void OnSilence(const gateway::ShardSilence& silence) override;
+  void OnHeartbeatAck(ShardId shard, SteadyTime sent) override;
   void Flush() override;
 
   // A round that grows beyond this goes into the log before the worker's round ends, as in a storm
@@ -33,14 +39,17 @@ class LogSink final : public gateway::EventSink {
   static constexpr size_t kMaxRoundBytes = size_t{256} << 10;
 
  private:
-  void AppendLargeRound();
+  bool Overlaps();
   // `fields`: what follows shard_id and shard_count in the event's JSON.
-  void AddOwnEvent(ShardId shard, uint32_t session, std::string_view type, std::string_view fields);
+  static std::string OwnData(ShardId shard, std::string_view fields);
+  void AddOwnEvent(ShardId shard, uint32_t session, std::string_view type, std::string_view data);
 
   events::Log& log_;
+  Overlap& overlap_;
   ShardBoard& board_;
   const std::function<void()> on_state_change_;
   events::Round round_;
+  events::SessionOpened opened_;  // whose READY comes next
   // For the board, which hears of them when the pool shows them: the board calls watchers, who then
   // look at the pool.
   std::vector<gateway::ShardInfo> changed_;

@@ -65,7 +65,11 @@ absl::StatusOr<CheckedSend> ResolveSendRequest(const v1::SendRequest& request,
   }
   if (!located.ok()) return located.status();
   checked.shard = *located;
-  if (request.has_shard_id()) checked.shard.id = request.shard_id();
+  if (request.has_shard_id()) {
+    checked.shard.id = request.shard_id();
+  } else if (request.shard_count() == 0) {
+    checked.guild_id = guild_id;
+  }
   return checked;
 }
 

@@ -13,6 +13,8 @@ namespace shardd::server {
 // A request of Send that has been checked.
 struct CheckedSend {
   ShardId shard;
+  // The guild whose shard that is, in whatever generation is in charge; none: just this shard.
+  std::optional<uint64_t> guild_id{};
   gateway::Command command;
 };
 

@@ -18,10 +18,14 @@
 #include "server/gateway_watch.h"
 #include "server/log_sink.h"
 #include "server/open_stream.h"
+#include "server/overlap.h"
+#include "server/rescale_parts.h"
+#include "server/rescaler.h"
 #include "server/retention_watch.h"
 #include "server/session_starts.h"
 #include "server/shard_board.h"
 #include "server/shard_control_service.h"
+#include "server/shard_size.h"
 #include "server/stats_source.h"
 #include "server/tls_files.h"
 
@@ -109,6 +113,14 @@ class Server::Parts {
         snapshots_(std::move(snapshots)),
         consumers_(std::move(consumers)),
         retention_(std::make_shared<RetentionWatch>(*log_, *consumers_, fan_out_)),
+        overlap_(*log_,
+                 {.max_held_bytes = std::min(config.rescale_held_bytes,
+                                             events::LargestTransaction(config.retain_bytes) / 2),
+                  .max_expected_copies = events::MaxExpectedCopies(config.retain_bytes),
+                  .max_transaction_bytes = events::LargestTransaction(config.retain_bytes),
+                  .lag = config.rescale_lag,
+                  .max_unmatched_share = config.rescale_max_unmatched,
+                  .forgets_copies = config.reset_generation}),
         pool_({.token = config.token,
                .intents = config.intents,
                .compression = config.compression,
@@ -121,7 +133,8 @@ class Server::Parts {
                .crash_guard = config.crash_guard,
                .presence = config.presence},
               [this] {
-                return std::make_unique<LogSink>(*log_, board_, [this] { fan_out_.Signal(); });
+                return std::make_unique<LogSink>(*log_, overlap_, board_,
+                                                 [this] { fan_out_.Signal(); });
               }),
         director_({.shard_count = config.shard_count,
                    .shard_ids = config.shard_ids,
@@ -131,15 +144,32 @@ class Server::Parts {
                    .reset_generation = config.reset_generation,
                    .guilds_of =
                        [this](ShardId shard) {
-                         return snapshots_ == nullptr ? std::vector<uint64_t>()
-                                                      : snapshots_->GuildsOf(shard);
+                         if (snapshots_ == nullptr) return std::vector<uint64_t>();
+                         // The process may have been killed before it had followed a switch.
+                         snapshots_->CatchUp();
+                         return snapshots_->GuildsOf(shard);
                        }},
                   pool_, *log_),
+        rescale_parts_(pool_, director_, overlap_, *log_, board_, carry_over_),
+        rescaler_({.guilds_per_shard = config.guilds_per_shard,
+                   .drain = config.rescale_drain,
+                   .timeout = config.rescale_timeout,
+                   .plan = {.compression = config.compression,
+                            .held_bytes = config.rescale_held_bytes,
+                            .lag = config.rescale_lag,
+                            .drain = config.rescale_drain},
+                   .clock = &clock_},
+                  rescale_parts_,
+                  [this] {
+                    board_.Touch();
+                    fan_out_.Signal();
+                  }),
         stats_(config.environment, config.retain_bytes, director_, *log_, snapshots_.get(),
-               *consumers_, *retention_, fan_out_),
-        service_(director_, pool_, *log_, snapshots_.get(), *consumers_, stats_, board_, fan_out_,
-                 config.max_subscribers) {
+               *consumers_, *retention_, rescaler_, fan_out_),
+        service_(director_, pool_, rescaler_, carry_over_, *log_, snapshots_.get(), *consumers_,
+                 stats_, board_, fan_out_, config.max_subscribers) {
     fan_out_.Add(retention_);
+    fan_out_.Add(std::make_shared<ShardSizeWatch>(director_));
     if (snapshots_ != nullptr) {
       snapshot_follower_ = std::make_unique<events::SnapshotFollower>(*snapshots_, *log_);
     }
@@ -188,8 +218,10 @@ class Server::Parts {
     GatewayWatchOptions options;
     options.rest = {.api_url = config_.api_url, .token = config_.token};
     options.interval = config_.gateway_bot_interval;
+    const auto resumed = director_.Resume();
+    rescaler_.Resume(log_->state_at_open().rescale);
     // --no-spawn is about a first start only.
-    switch (director_.Resume()) {
+    switch (resumed) {
       case ShardDirector::Resumed::kNothing:
         options.spawn = !config_.no_spawn;
         break;
@@ -212,6 +244,7 @@ class Server::Parts {
     board_.SetStopping();
     fan_out_.Signal();
     if (gateway_watch_ != nullptr) gateway_watch_->BeginStop();
+    rescaler_.Stop();
     // First the shards, so that streams can deliver the last event and then end.
     pool_.Stop(config_.drain_timeout / 2);
     if (grpc_ != nullptr) {
@@ -240,6 +273,7 @@ class Server::Parts {
 
  private:
   const Config config_;
+  const RealClock clock_;
   const std::unique_ptr<events::DataDir> data_dir_;
   SessionStarts session_starts_;
   const std::unique_ptr<events::Log> log_;
@@ -249,8 +283,12 @@ class Server::Parts {
   FanOut fan_out_;
   const std::shared_ptr<RetentionWatch> retention_;
   ShardBoard board_;
+  Overlap overlap_;
   gateway::ShardPool pool_;
   ShardDirector director_;
+  CarryOver carry_over_;
+  PoolRescaleParts rescale_parts_;
+  Rescaler rescaler_;
   StatsSource stats_;
   ShardControlService service_;
   std::unique_ptr<grpc::Server> grpc_;

@@ -38,19 +38,31 @@ void ShardBoard::Update(const gateway::ShardInfo& shard, SteadyTime now) {
     entry.resuming_since = now;
   }
   entry.state = shard.state;
-  version_.fetch_add(1, std::memory_order_acq_rel);
+  Touch();
+}
+
+void ShardBoard::SetInCharge(uint32_t shard_count) {
+  const std::lock_guard lock(mutex_);
+  in_charge_ = shard_count;
+  Touch();
+}
+
+void ShardBoard::Forget(uint32_t shard_count) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(shards_, [&](const auto& each) { return each.first.count == shard_count; });
+  Touch();
 }
 
 void ShardBoard::SetStarting(bool starting) {
   const std::lock_guard lock(mutex_);
   starting_ = starting;
-  version_.fetch_add(1, std::memory_order_acq_rel);
+  Touch();
 }
 
 void ShardBoard::SetStopping() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
-  version_.fetch_add(1, std::memory_order_acq_rel);
+  Touch();
 }
 
 std::string ShardBoard::WhyNotReady(SteadyTime now) const {
@@ -58,6 +70,7 @@ std::string ShardBoard::WhyNotReady(SteadyTime now) const {
   if (stopping_) return "the server stops";
   if (starting_) return "the shards have not been started yet";
   for (const auto& [shard, entry] : shards_) {
+    if (in_charge_ > 0 && shard.count != in_charge_) continue;
     if (entry.state == ShardState::kReady || entry.state == ShardState::kStopped) continue;
     // SteadyTime::min() must not be subtracted from: it would overflow.
     if (entry.resuming_since != SteadyTime::min() && now - entry.resuming_since < kResumeGrace) {

@@ -17,8 +17,16 @@ class ShardBoard {
  public:
   void Update(const gateway::ShardInfo& shard, SteadyTime now);
 
-  // Grows with each change of a state.
+  // Grows with each change.
   uint64_t version() const { return version_.load(std::memory_order_acquire); }
+
+  // From now on only shards of this count count for readiness: those of the generation in charge,
+  // while another one's run beside them.
+  void SetInCharge(uint32_t shard_count);
+  // Shards of this count have gone.
+  void Forget(uint32_t shard_count);
+  // Something else that watchers should see has changed.
+  void Touch() { version_.fetch_add(1, std::memory_order_acq_rel); }
 
   // While shards are expected that the pool does not know yet: not ready.
   void SetStarting(bool starting);
@@ -42,6 +50,7 @@ class ShardBoard {
   std::atomic<uint64_t> version_ = 0;
   mutable std::mutex mutex_;
   std::map<ShardId, Entry> shards_;
+  uint32_t in_charge_ = 0;  // 0: all counts
   bool starting_ = true;
   bool stopping_ = false;
 };

@@ -66,12 +66,15 @@ absl::StatusOr<std::chrono::nanoseconds> ResolveInterval(const v1::WatchRequest&
 }  // namespace
 
 ShardControlService::ShardControlService(ShardDirector& director, gateway::ShardPool& pool,
+                                         Rescaler& rescaler, CarryOver& carry_over,
                                          const events::Log& log, events::Snapshots* snapshots,
                                          events::Consumers& consumers, const StatsSource& stats,
                                          const ShardBoard& board, FanOut& fan_out,
                                          uint32_t max_streams)
     : director_(director),
       pool_(pool),
+      rescaler_(rescaler),
+      carry_over_(carry_over),
       log_(log),
       snapshots_(snapshots),
       consumers_(consumers),
@@ -143,6 +146,22 @@ grpc::ServerUnaryReactor* ShardControlService::Kill(grpc::CallbackServerContext*
                                    *response));
 }
 
+grpc::ServerUnaryReactor* ShardControlService::Rescale(grpc::CallbackServerContext* context,
+                                                       const v1::RescaleRequest* request,
+                                                       v1::RescaleResponse* response) {
+  auto status = rescaler_.Rescale(*request);
+  if (status.ok()) *response->mutable_rescale() = *std::move(status);
+  return Reply(context, status.status());
+}
+
+grpc::ServerUnaryReactor* ShardControlService::CancelRescale(grpc::CallbackServerContext* context,
+                                                             const v1::CancelRescaleRequest*,
+                                                             v1::CancelRescaleResponse* response) {
+  auto status = rescaler_.Cancel();
+  if (status.ok()) *response->mutable_rescale() = *std::move(status);
+  return Reply(context, status.status());
+}
+
 grpc::ServerUnaryReactor* ShardControlService::Stats(grpc::CallbackServerContext* context,
                                                      const v1::StatsRequest* request,
                                                      v1::StatsResponse* response) {
@@ -168,9 +187,9 @@ grpc::ServerUnaryReactor* ShardControlService::Send(grpc::CallbackServerContext*
   auto checked = ResolveSendRequest(*request, director_);
   if (!checked.ok()) return Reply(context, checked.status());
   if (auto status = AdmitSend(); !status.ok()) return Reply(context, status);
-  auto* reactor =
-      new SendReactor(*context, *response, pool_, checked->shard, [this] { LeaveSend(); });
-  reactor->Start(std::move(checked->command));
+  auto* reactor = new SendReactor(*context, *response, pool_, director_, carry_over_,
+                                  *std::move(checked), [this] { LeaveSend(); });
+  reactor->Start();
   return reactor;
 }
 

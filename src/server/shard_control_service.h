@@ -5,8 +5,10 @@
 
 #include "events/consumers.h"
 #include "events/log.h"
+#include "server/carry_over.h"
 #include "server/events_reactor.h"
 #include "server/fan_out.h"
+#include "server/rescaler.h"
 #include "server/shard_board.h"
 #include "server/shard_director.h"
 #include "server/stats_source.h"
@@ -19,10 +21,10 @@ namespace shardd::server {
 class ShardControlService final
     : public v1::ShardControl::WithRawCallbackMethod_Events<v1::ShardControl::CallbackService> {
  public:
-  ShardControlService(ShardDirector& director, gateway::ShardPool& pool, const events::Log& log,
-                      events::Snapshots* snapshots, events::Consumers& consumers,
-                      const StatsSource& stats, const ShardBoard& board, FanOut& fan_out,
-                      uint32_t max_streams);
+  ShardControlService(ShardDirector& director, gateway::ShardPool& pool, Rescaler& rescaler,
+                      CarryOver& carry_over, const events::Log& log, events::Snapshots* snapshots,
+                      events::Consumers& consumers, const StatsSource& stats,
+                      const ShardBoard& board, FanOut& fan_out, uint32_t max_streams);
 
   grpc::ServerUnaryReactor* Spawn(grpc::CallbackServerContext* context,
                                   const v1::SpawnRequest* request,
@@ -30,6 +32,12 @@ class ShardControlService final
   grpc::ServerUnaryReactor* Kill(grpc::CallbackServerContext* context,
                                  const v1::KillRequest* request,
                                  v1::KillResponse* response) override;
+  grpc::ServerUnaryReactor* Rescale(grpc::CallbackServerContext* context,
+                                    const v1::RescaleRequest* request,
+                                    v1::RescaleResponse* response) override;
+  grpc::ServerUnaryReactor* CancelRescale(grpc::CallbackServerContext* context,
+                                          const v1::CancelRescaleRequest* request,
+                                          v1::CancelRescaleResponse* response) override;
   grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* context,
                                   const v1::StatsRequest* request,
                                   v1::StatsResponse* response) override;
@@ -69,6 +77,8 @@ class ShardControlService final
 
   ShardDirector& director_;
   gateway::ShardPool& pool_;
+  Rescaler& rescaler_;
+  CarryOver& carry_over_;
   const events::Log& log_;
   events::Snapshots* const snapshots_;  // nullptr: off
   events::Consumers& consumers_;

@@ -33,6 +33,13 @@ absl::Status GatewayNotKnown() {
                kAskAgain);
 }
 
+absl::Status RescaleRunning(std::string_view what) {
+  return Error(absl::StatusCode::kFailedPrecondition, reason::kRescaleRunning,
+               absl::StrCat(std::string(what),
+                            ": wait for its end, or call CancelRescale before its switch"),
+               kAskAgain);
+}
+
 // "0-3,7", as --shard-ids takes it. REQUIRES: sorted.
 std::string Ranges(std::span<const uint32_t> ids) {
   std::string text;
@@ -104,10 +111,14 @@ ShardDirector::Resumed ShardDirector::Resume() {
     gateway_known_ = {.api_url = left.api_url, .gateway_url = left.gateway_url};
   }
   std::vector<gateway::KeptShard> shards;
+  uint32_t session_floor = left.session_floor;
   for (const auto& [shard, record] : left.shards) {
     // What is on a disk may be anything.
-    if (shard.count != left.shard_count || shard.id >= shard.count) continue;
-    if (shard.count > kMaxShardCount) continue;
+    if (shard.count != left.shard_count || shard.id >= shard.count ||
+        shard.count > kMaxShardCount) {
+      session_floor = std::max(session_floor, record.last_session);
+      continue;
+    }
     gateway::KeptShard kept{.shard = shard,
                             .last_session = record.last_session,
                             .is_stopped = !record.wanted || options_.reset_generation};
@@ -124,8 +135,10 @@ ShardDirector::Resumed ShardDirector::Resume() {
     shards.push_back(std::move(kept));
     if (!options_.reset_generation) wanted_[shard.id] = record.wanted;
   }
-  // Also those of --reset-generation, so that they are told, and no number is given twice.
+  // Also those of --reset-generation, so that they are told, and no number is given twice; nor one
+  // of a shard that an earlier generation had.
   const size_t count = shards.size();
+  pool_.SetSessionFloor(session_floor);
   pool_.Restore(std::move(shards), left.api_url == options_.api_url ? left.gateway_url : "");
   if (options_.reset_generation && left.shard_count > 0) {
     // Behind what was told of the sessions: ended here, it is done again by the next start.
@@ -221,6 +234,10 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Spawn(std::span<const uint3
                    absl::StrCat("shard ", id, " does not exist among ", shard_count,
                                 ": ids go from 0 to ", shard_count - 1));
     }
+  }
+  if (rescale_other_ > 0 && shard_count == rescale_other_) {
+    return RescaleRunning(
+        absl::StrCat("the ", shard_count, " shards of that generation are a rescale's"));
   }
   if (running > 0 && shard_count != running) {
     return Error(
@@ -319,10 +336,16 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Kill(std::span<const uint32
   const std::lock_guard control(control_mutex_);
   auto shards = Describe(shard_ids, shard_count);
   if (!shards.ok() || shards->empty()) return shards;
+  if (rescale_other_ > 0) {
+    return RescaleRunning(
+        "a rescale runs, and needs the events of every shard of both generations");
+  }
+  const uint32_t running = this->shard_count();
   std::vector<uint32_t> ids;
   events::Round changes;
   for (const auto& shard : *shards) {
     ids.push_back(shard.shard.id);
+    if (shard.shard.count != running) continue;
     changes.Add(events::ShardWanted{.shard = shard.shard, .wanted = false});
     wanted_[shard.shard.id] = false;
   }
@@ -366,6 +389,109 @@ absl::StatusOr<ShardDirector::Shards> ShardDirector::Describe(std::span<const ui
     asked.push_back(*found);
   }
   return asked;
+}
+
+// ---- A rescale ----
+
+absl::Status ShardDirector::CheckRescalable() const {
+  const std::lock_guard control(control_mutex_);
+  return CheckRescalableLocked();
+}
+
+absl::Status ShardDirector::CheckRescalableLocked() const {
+  const uint32_t running = shard_count();
+  if (running == 0) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kNoGeneration,
+                 "no shards run here yet: call Spawn first");
+  }
+  if (wanted_.size() < running) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kPartialPool,
+                 absl::StrCat("this server holds ", wanted_.size(), " of ", running,
+                              " shards, and another count would move guilds to and from the "
+                              "others: start one server that holds all, with the new count"));
+  }
+  std::vector<uint32_t> stopped;
+  for (const auto& [id, is_wanted] : wanted_) {
+    if (!is_wanted) stopped.push_back(id);
+  }
+  if (!stopped.empty()) {
+    return Error(absl::StatusCode::kFailedPrecondition, reason::kShardNotRunning,
+                 absl::StrCat("shards ", Ranges(stopped), " of ", running,
+                              " were stopped by Kill, and a new generation would start their "
+                              "guilds again: Spawn them first"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShardDirector::BeginRescale(uint32_t to_shard_count) {
+  const std::lock_guard control(control_mutex_);
+  if (auto status = CheckRescalableLocked(); !status.ok()) return status;
+  rescale_other_ = to_shard_count;
+  return absl::OkStatus();
+}
+
+absl::Status ShardDirector::SpawnIncoming(uint32_t shard_count) {
+  const std::lock_guard control(control_mutex_);
+  if (!overview().gateway_bot.has_value()) return GatewayNotKnown();
+  const events::State state = log_.state();
+  uint32_t floor = state.session_floor;
+  for (const auto& [shard, record] : state.shards) floor = std::max(floor, record.last_session);
+  for (const auto& shard : pool_.Snapshot()) floor = std::max(floor, shard.session);
+  pool_.SetSessionFloor(floor);
+  std::vector<uint32_t> ids(shard_count);
+  std::iota(ids.begin(), ids.end(), 0);
+  const absl::Status status = pool_.Spawn(ids, shard_count);
+  if (status.ok()) return status;
+  if (absl::IsResourceExhausted(status)) return BudgetSpent(status);
+  return WithReason(status, reason::kServerStopping);
+}
+
+bool ShardDirector::TakeOver(uint32_t shard_count, const Take& take) {
+  const std::lock_guard control(control_mutex_);
+  const uint64_t generation = overview().generation + 1;
+  // The shards behind the generation, which forgets those of other counts.
+  std::vector<events::StateChange> changes = {
+      events::GenerationBegun{.generation = generation, .shard_count = shard_count}};
+  for (uint32_t id = 0; id < shard_count; ++id) {
+    changes.push_back(
+        events::ShardWanted{.shard = {.id = id, .count = shard_count}, .wanted = true});
+  }
+  if (!take(std::move(changes), generation)) return false;
+  wanted_.clear();
+  for (uint32_t id = 0; id < shard_count; ++id) wanted_[id] = true;
+  is_resumed_ = true;
+  const std::lock_guard lock(mutex_);
+  rescale_other_ = std::exchange(shard_count_, shard_count);
+  generation_ = generation;
+  return true;
+}
+
+void ShardDirector::EndRescale() {
+  const std::lock_guard control(control_mutex_);
+  rescale_other_ = 0;
+}
+
+RescaleFacts ShardDirector::Facts() const {
+  const Overview overview = this->overview();
+  RescaleFacts facts{.shard_count = overview.shard_count, .budget = overview.session_budget};
+  if (overview.gateway_bot.has_value()) {
+    facts.recommended_shards = overview.gateway_bot->recommended_shards;
+  }
+  for (const gateway::ShardInfo& shard : pool_.Snapshot()) {
+    if (shard.shard.count != overview.shard_count) continue;
+    facts.guilds += shard.guilds;
+    facts.most_guilds = std::max(facts.most_guilds, shard.guilds);
+    if (shard.state != gateway::ShardState::kStopped &&
+        shard.state != gateway::ShardState::kFailed) {
+      ++facts.connections;
+    }
+  }
+  return facts;
+}
+
+uint32_t ShardDirector::shard_count() const {
+  const std::lock_guard lock(mutex_);
+  return shard_count_;
 }
 
 ShardDirector::Overview ShardDirector::overview() const {

@@ -13,6 +13,7 @@
 #include "events/log.h"
 #include "gateway/gateway_bot.h"
 #include "gateway/shard_pool.h"
+#include "server/rescale_plan.h"
 
 namespace shardd::server {
 
@@ -67,6 +68,28 @@ class ShardDirector {
 
   // What Spawn without a count would start; none: Discord has not said yet.
   std::optional<uint32_t> wanted_shard_count() const;
+  // Of the generation in charge; 0: none yet.
+  uint32_t shard_count() const;
+
+  // What a plan for another count is made from, as far as shards tell it without being waited for.
+  RescaleFacts Facts() const;
+
+  // ---- For the rescaler, which calls them one at a time ----
+
+  // Whether another generation can take over from the one in charge: all of whose shards must be
+  // this server's, and wanted.
+  absl::Status CheckRescalable() const;
+  // From here until EndRescale() the shards of both counts are the rescale's: Kill is refused, and
+  // Spawn of the count that is not in charge. Checks as above.
+  absl::Status BeginRescale(uint32_t to_shard_count);
+  // Starts all shards of the generation that is to take over. Their sessions' numbers are higher
+  // than all that were ever given. Fails as Spawn does, with nothing started.
+  absl::Status SpawnIncoming(uint32_t shard_count);
+  // The generation of that count is in charge from here on, if `take` returns true. It gets what is
+  // to be written of that, and which generation that is; neither Spawn nor Kill comes in between.
+  using Take = std::function<bool(std::vector<events::StateChange> changes, uint64_t generation)>;
+  bool TakeOver(uint32_t shard_count, const Take& take);
+  void EndRescale();
 
   struct Overview {
     uint32_t shard_count = 0;  // 0: no generation yet
@@ -81,6 +104,7 @@ class ShardDirector {
   std::vector<uint32_t> ShardsOfThisServer(uint32_t shard_count) const;
   absl::StatusOr<Shards> SpawnChecked(std::span<const uint32_t> shard_ids, uint32_t shard_count);
   absl::Status BudgetSpent(const absl::Status& status) const;
+  absl::Status CheckRescalableLocked() const;
   std::string WhyNotResumed(const events::State& left, const events::SessionRecord& session) const;
   void WarnOfFlags(uint32_t shard_count) const;
   void Write(const events::StateChange& change);
@@ -91,10 +115,13 @@ class ShardDirector {
 
   // Held while the pool starts or stops shards, which waits for its workers; taken before mutex_.
   // Nobody who only asks waits for it: the fan-out thread asks, between two events.
-  std::mutex control_mutex_;
+  mutable std::mutex control_mutex_;
   // Under control_mutex_: the generation's shards that were ever wanted, and whether they are.
   std::map<uint32_t, bool> wanted_;
+  // ... and whether these are what counts, and not the flags.
   bool is_resumed_ = false;
+  // ... and, while a rescale runs, the count of its generation that is not in charge; else 0.
+  uint32_t rescale_other_ = 0;
   mutable std::mutex mutex_;
   std::optional<gateway::GatewayBot> gateway_bot_;
   events::GatewayKnown gateway_known_;  // as it stands in the log

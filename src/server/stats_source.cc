@@ -9,6 +9,7 @@
 #include "server/convert.h"
 #include "server/open_stream.h"
 #include "server/reader_lag.h"
+#include "server/shard_size.h"
 #include "server/version.h"
 
 namespace shardd::server {
@@ -24,7 +25,8 @@ std::string RandomInstanceId() {
 StatsSource::StatsSource(std::string environment, uint64_t retain_bytes,
                          const ShardDirector& director, const events::Log& log,
                          const events::Snapshots* snapshots, const events::Consumers& consumers,
-                         const RetentionWatch& retention, const FanOut& fan_out)
+                         const RetentionWatch& retention, const Rescaler& rescaler,
+                         const FanOut& fan_out)
     : environment_(std::move(environment)),
       instance_id_(RandomInstanceId()),
       retain_bytes_(retain_bytes),
@@ -35,6 +37,7 @@ StatsSource::StatsSource(std::string environment, uint64_t retain_bytes,
       snapshots_(snapshots),
       consumers_(consumers),
       retention_(retention),
+      rescaler_(rescaler),
       fan_out_(fan_out) {}
 
 absl::StatusOr<v1::StatsResponse> StatsSource::Get(std::span<const uint32_t> shard_ids,
@@ -52,6 +55,11 @@ absl::StatusOr<v1::StatsResponse> StatsSource::Get(std::span<const uint32_t> sha
   *server.mutable_started_at() = ToProto(started_at_);
   *server.mutable_master_uptime() = ToProto(SteadyClock::now() - started_);
 
+  *stats.mutable_rescale() = rescaler_.status();
+  const auto in_charge = director_.Describe({}, 0);
+  for (const std::string& warning : SizeWarnings(director_.Facts(), *in_charge)) {
+    stats.add_warnings(warning);
+  }
   const ShardDirector::Overview overview = director_.overview();
   stats.set_shard_count(overview.shard_count);
   stats.set_generation(overview.generation);

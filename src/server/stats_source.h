@@ -11,6 +11,7 @@
 #include "events/log.h"
 #include "events/snapshots.h"
 #include "server/fan_out.h"
+#include "server/rescaler.h"
 #include "server/retention_watch.h"
 #include "server/shard_director.h"
 #include "shardd/v1/shardd.pb.h"
@@ -23,7 +24,7 @@ class StatsSource {
   StatsSource(std::string environment, uint64_t retain_bytes, const ShardDirector& director,
               const events::Log& log, const events::Snapshots* snapshots,
               const events::Consumers& consumers, const RetentionWatch& retention,
-              const FanOut& fan_out);
+              const Rescaler& rescaler, const FanOut& fan_out);
 
   absl::StatusOr<v1::StatsResponse> Get(std::span<const uint32_t> shard_ids,
                                         uint32_t shard_count) const;
@@ -41,6 +42,7 @@ class StatsSource {
   const events::Snapshots* const snapshots_;  // nullptr: off
   const events::Consumers& consumers_;
   const RetentionWatch& retention_;
+  const Rescaler& rescaler_;
   const FanOut& fan_out_;
 };
 

@@ -17,6 +17,7 @@
 
 #include "common/status.h"
 #include "events/crc32c.h"
+#include "events/filtered_read.h"
 #include "events/log.h"
 #include "events/log_file.h"
 #include "shardd/v1/shardd.pb.h"
@@ -195,6 +196,97 @@ TEST_F(LogRecoveryTest, AnEndedSessionIsNotResumedAndANewOneCountsFromItsOwnBegi
   log_->Append(round);
   Open();
   EXPECT_EQ(log_->state_at_open().shards.at(kShard).session->last_sequence, 9u);
+}
+
+TEST_F(LogRecoveryTest, KnowsHowFarARescaleHasCome) {
+  Open();
+  Round round;
+  round.Add(GenerationBegun{.generation = 1, .shard_count = 1});
+  round.Add(SessionNumbered{.session = 5});
+  round.Add(RescaleChanged{{.from_shard_count = 1, .to_shard_count = 2, .reason = "asked for"}});
+  CopiesExpected expected;
+  for (uint64_t i = 0; i < 100; ++i) {
+    expected.copies.push_back(
+        {.key = {.guild_id = i % 7, .high = i}, .unix_nanos = static_cast<int64_t>(i)});
+  }
+  round.Add(expected);
+  log_->Append(round);
+  OpenSession(1, "first");
+  State state = log_->state();
+  EXPECT_EQ(CountCopies(state), 100u);
+  const CopyCame came{
+      .shard = kShard, .session = 1, .sequence = 2, .key = {.guild_id = 3, .high = 3}};
+  Apply(came, &state);
+  round.Add(came);
+  log_->Append(round);
+  Open();
+  EXPECT_EQ(log_->state_at_open(), state);
+  // Until what was written of it is long gone.
+  sequence_ = 2;
+  for (int i = 0; i < 400; ++i) Append(10);
+  Open();
+  EXPECT_EQ(log_->state_at_open().copies, state.copies);
+  EXPECT_EQ(log_->state_at_open().rescale, state.rescale);
+  EXPECT_EQ(log_->state_at_open().session_floor, 5u);
+}
+
+TEST_F(LogRecoveryTest, EventsOfAGenerationThatIsNotInChargeMakeNoShards) {
+  Open();
+  Round round;
+  round.Add(GenerationBegun{.generation = 1, .shard_count = 1});
+  log_->Append(round);
+  OpenSession(1, "first");
+  NewEvent early = Event(4711, "{}", /*session=*/8);
+  early.shard = {.id = 1, .count = 2};
+  round.Add(early);
+  log_->Append(round);
+  const State state = log_->state();
+  EXPECT_EQ(state.shards.size(), 1u);
+  EXPECT_EQ(state.session_floor, 8u);
+  EXPECT_EQ(state.shards.at(kShard).session->last_sequence, 1u);
+  Open();
+  EXPECT_EQ(log_->state_at_open(), state);
+}
+
+TEST_F(LogRecoveryTest, ADamagedBeginningMakesNoCopyExpectedTwice) {
+  Open();
+  OpenSession(1, "first");
+  for (int i = 0; i < 60; ++i) Append(1);
+  Round round;
+  round.Add(CopiesExpected{{{.key = {.guild_id = 1}, .unix_nanos = 5}}});
+  log_->Append(round);
+  log_.reset();
+  std::string bytes = FileOf(path());
+  std::fill_n(bytes.begin() + 4096 + 2 * 65536 - 128, 128, '\0');
+  WriteFile(path(), bytes);
+  Open();
+  EXPECT_EQ(CountCopies(log_->state_at_open()), 1u);
+  EXPECT_EQ(log_->state(), log_->state_at_open());
+  Append(1);
+  EXPECT_EQ(CountCopies(log_->state()), 1u);
+}
+
+TEST_F(LogRecoveryTest, ASmallerSizeKeepsTheNewestOfTheCopiesThatAreExpected) {
+  Open(8 * kMinRetainBytes);
+  CopiesExpected expected;
+  for (uint64_t i = 0; i < MaxExpectedCopies(8 * kMinRetainBytes); ++i) {
+    expected.copies.push_back({.key = {.high = i}, .unix_nanos = static_cast<int64_t>(i)});
+  }
+  Round round;
+  round.Add(expected);
+  log_->Append(round);
+  Append(3);
+  Open(kMinRetainBytes);
+  EXPECT_EQ(CountCopies(log_->state_at_open()), MaxExpectedCopies(kMinRetainBytes));
+  EXPECT_TRUE(log_->state_at_open().copies.contains({.high = expected.copies.size() - 1}));
+  EXPECT_EQ(log_->state(), log_->state_at_open());
+  // As large as an event can be beside them.
+  const std::string data(LargestData(kMinRetainBytes), 'x');
+  for (int i = 0; i < 5; ++i) {
+    round.Add(Event(++sequence_, data));
+    log_->Append(round);
+  }
+  EXPECT_EQ(log_->state().copies, log_->state_at_open().copies);
 }
 
 TEST_F(LogRecoveryTest, ReadersDoNotSeeWhatIsKeptOfTheShards) {
@@ -391,6 +483,256 @@ TEST_F(LogRecoveryTest, LosesAndDoublesNothingWhenTheProcessIsKilled) {
     ASSERT_EQ(shard.session->last_sequence, appended);
     log_.reset();
   }
+  munmap(told, 4096);
+}
+
+// ---- Transactions ----
+
+// As a rescale's switch: shards, asides, copies, and `events` events behind them.
+void FillSwitch(uint64_t sequence, int shards, int events, size_t ready_bytes, Round* round) {
+  round->Add(GenerationBegun{.generation = sequence, .shard_count = 100});
+  CopiesExpected expected;
+  for (uint64_t i = 0; i < 50; ++i) expected.copies.push_back({.key = {.high = i + sequence}});
+  round->Add(CopiesForgotten{});
+  round->Add(expected);
+  const std::string ready(ready_bytes, 'r');
+  for (int i = 0; i < shards; ++i) {
+    const ShardId shard{.id = static_cast<uint32_t>(i), .count = 100};
+    round->Add(SessionOpened{.shard = shard,
+                             .session = 9,
+                             .id = std::to_string(sequence),
+                             .resume_url = {},
+                             .intents = 5});
+    NewEvent aside = Event(3, ready, 9);
+    aside.shard = shard;
+    aside.type = "READY";
+    round->AddAside(aside);
+    round->Add(SequencePassed{.shard = shard, .session = 9, .sequence = 77});
+  }
+  for (int i = 0; i < events; ++i) Add(++sequence, round);
+  round->CommitTogether();
+}
+
+TEST_F(LogRecoveryTest, ReadersDoNotSeeAsides) {
+  Open();
+  Append(3);
+  Round round;
+  FillSwitch(sequence_, 5, 4, 100, &round);
+  log_->Append(round);
+  sequence_ += 4;
+  Append(2);
+  for (int life = 0; life < 2; ++life, Open()) {
+    EXPECT_EQ(log_->end(), 9u);
+    EXPECT_EQ(log_->GetStats().events, 9u);
+    EXPECT_EQ(log_->CountFrom(0), 9u);
+    EXPECT_EQ(log_->CountFrom(3), 6u);
+    EXPECT_EQ(log_->ReceivedUnixNanos(3), 4);
+    for (uint64_t from = 0; from < 9; ++from) {
+      const events::Run run = log_->Read(from, {.max_events = 4});
+      ASSERT_EQ(run.first, from);
+      // A run ends before what is not in it.
+      ASSERT_EQ(run.count, from < 3 ? 3 - from : std::min<uint64_t>(4, 9 - from));
+      events::Run filtered = BeginRun(from);
+      ReadFiltered(*log_, *Filter::Make({.types = {"MESSAGE_CREATE", "READY"}}), {}, &filtered);
+      ASSERT_EQ(filtered.count, 9 - from);
+    }
+    const Reading reading = ReadAll(*log_);
+    EXPECT_EQ(reading.sequences.size(), 9u);
+    EXPECT_EQ(reading.missing, 0u);
+    EXPECT_EQ(log_->Look(3).entry(0).kind, EntryKind::kEvent);
+    const View view = log_->LookWithAsides(3);
+    int asides = 0;
+    for (uint32_t i = 0; i < view.size(); ++i) {
+      if (!view.entry(i).is_aside()) continue;
+      ++asides;
+      EXPECT_EQ(view.entry(i).offset, 3u);
+      v1::EventBatch batch;
+      const std::string_view record = view.record(i);
+      ASSERT_TRUE(batch.ParseFromArray(record.data(), static_cast<int>(record.size())));
+      EXPECT_EQ(batch.events(0).type(), "READY");
+      EXPECT_EQ(batch.events(0).offset(), 3u);
+    }
+    EXPECT_EQ(asides, 5);
+    EXPECT_EQ(log_->LookWithAsides(4).entry(0).offset, 4u);
+    const State state = log_->state();
+    EXPECT_EQ(state.shards.at({.id = 4, .count = 100}).session->last_sequence, 77u);
+  }
+}
+
+TEST_F(LogRecoveryTest, TheSequenceOfAnAsideCounts) {
+  Open();
+  Round round;
+  round.Add(GenerationBegun{.generation = 1, .shard_count = 1});
+  round.Add(
+      SessionOpened{.shard = kShard, .session = 1, .id = "a", .resume_url = {}, .intents = 5});
+  round.AddAside(Event(5, "{}"));
+  NewEvent own = Event(0, "{}");
+  round.Add(own);
+  log_->Append(round);
+  EXPECT_EQ(log_->state().shards.at(kShard).session->last_sequence, 5u);
+}
+
+TEST_F(LogRecoveryTest, ADamagedAsideIsNoGap) {
+  Open();
+  Append(3);
+  Round round;
+  FillSwitch(sequence_, 1, 4, 100, &round);
+  log_->Append(round);
+  sequence_ += 4;
+  log_.reset();
+  std::string bytes = FileOf(path());
+  bytes[bytes.find("rrrr") + 10] = '!';
+  WriteFile(path(), bytes);
+  Open();
+  const Reading reading = ReadAll(*log_);
+  EXPECT_EQ(reading.sequences.size(), 7u);
+  EXPECT_EQ(reading.missing, 0u);
+  EXPECT_EQ(log_->state_at_open().shards.at({.id = 0, .count = 100}).session->last_sequence, 77u);
+}
+
+TEST_F(LogRecoveryTest, AnotherSizeKeepsAsidesWithTheEventBehindThem) {
+  Open(4 * kMinRetainBytes);
+  for (int i = 0; i < 100; ++i) Append(1);
+  Round round;
+  FillSwitch(sequence_, 20, 100, 2000, &round);
+  log_->Append(round);
+  sequence_ += 100;
+  const auto asides = [&] {
+    size_t count = 0;
+    for (uint64_t at = log_->oldest(); at < log_->end();) {
+      const View view = log_->LookWithAsides(at);
+      for (uint32_t i = 0; i < view.size(); ++i) {
+        if (!view.entry(i).is_aside()) continue;
+        ++count;
+        EXPECT_EQ(view.entry(i).offset, 100u);
+      }
+      at = view.next();
+    }
+    return count;
+  };
+  EXPECT_EQ(asides(), 20u);
+  for (const uint64_t size : {8, 1, 2}) {
+    const State before = log_->state();
+    Open(size * kMinRetainBytes);
+    EXPECT_EQ(asides(), 20u) << size;
+    EXPECT_EQ(log_->state_at_open(), before);
+    const Reading reading = ReadAll(*log_);
+    EXPECT_EQ(reading.sequences.size() + reading.missing, sequence_);
+    EXPECT_EQ(reading.sequences.back(), sequence_);
+  }
+  // More than a log of the smallest size can take at once.
+  Open(8 * kMinRetainBytes);
+  FillSwitch(sequence_, 50, 500, 20'000, &round);
+  ASSERT_LE(round.log_bytes(), LargestTransaction(8 * kMinRetainBytes));
+  ASSERT_GT(round.log_bytes(), LargestTransaction(kMinRetainBytes));
+  log_->Append(round);
+  sequence_ += 500;
+  const State before = log_->state();
+  Open(kMinRetainBytes);
+  EXPECT_EQ(log_->state_at_open(), before);
+  EXPECT_EQ(ReadAll(*log_).sequences.back(), sequence_);
+}
+
+// An older version would take what it does not know for damage, and double events.
+TEST_F(LogRecoveryTest, AFileWithARescaleInItSaysSo) {
+  const auto features = [&] {
+    uint64_t bits = 0;
+    const std::string bytes = FileOf(path());
+    std::memcpy(&bits, bytes.data() + 16, sizeof bits);
+    return bits;
+  };
+  Open();
+  Append(3);
+  Round round;
+  round.Add(RescaleChanged{{.from_shard_count = 1, .to_shard_count = 2, .reason = {}}});
+  log_->Append(round);
+  EXPECT_EQ(features(), 0u);
+  FillSwitch(sequence_, 1, 1, 10, &round);
+  log_->Append(round);
+  EXPECT_EQ(features(), LogFile::kRescales);
+  Open();
+  EXPECT_EQ(features(), LogFile::kRescales);
+  Open(4 * kMinRetainBytes);
+  EXPECT_EQ(features(), LogFile::kRescales);
+}
+
+TEST_F(LogRecoveryTest, TheLargestTransactionFitsWhereverItComes) {
+  for (const uint64_t retain_bytes : {kMinRetainBytes, kMinRetainBytes * 3 + 12345}) {
+    Open(retain_bytes);
+    for (int i = 0; i < 60; ++i) {
+      Append(i * 7 % 50);
+      CopiesExpected expected;
+      for (uint64_t k = 0; k < MaxExpectedCopies(retain_bytes); ++k) {
+        expected.copies.push_back({.key = {.high = k}, .unix_nanos = i});
+      }
+      Round round;
+      round.Add(CopiesForgotten{});
+      round.Add(expected);
+      // Many small ones, or few large ones.
+      const std::string data(i % 2 == 0 ? 0 : 20'000, 'x');
+      while (round.log_bytes() + data.size() + 300 < LargestTransaction(retain_bytes)) {
+        round.Add(Event(++sequence_, data));
+      }
+      round.CommitTogether();
+      log_->Append(round);
+      ASSERT_EQ(log_->end(), sequence_);
+      ASSERT_EQ(CountCopies(log_->state()), MaxExpectedCopies(retain_bytes));
+    }
+    log_.reset();
+    unlink(path().c_str());
+    sequence_ = 0;
+  }
+}
+
+// Killed in the middle of it, again and again.
+TEST_F(LogRecoveryTest, ATransactionOfSeveralSlotsIsThereWholeOrNotAtAll) {
+  constexpr uint64_t kRetain = 16 * kMinRetainBytes;
+  constexpr uint64_t kEvents = 3000;
+  std::mt19937_64 random(77);
+  auto* told = static_cast<std::atomic<uint64_t>*>(
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  int whole = 0, none = 0;
+  for (int kill_number = 0; kill_number < 60; ++kill_number) {
+    told->store(0);
+    const pid_t child = fork();
+    if (child == 0) {
+      auto log = *Log::Open({.dir = dir_.path(), .retain_bytes = kRetain});
+      Round round;
+      FillSwitch(log->end(), 20, kEvents, 5'000, &round);
+      told->store(1, std::memory_order_release);
+      log->Append(round);
+      told->store(2, std::memory_order_release);
+      for (;;) pause();
+    }
+    while (told->load() == 0) usleep(20);
+    const uint64_t pause = random() % 2'500;
+    for (uint64_t i = 0; i < pause && told->load() != 2; i += 50) usleep(50);
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    const bool was_done = told->load() == 2;
+    Open(kRetain);
+    const uint64_t end = log_->end();
+    ASSERT_TRUE(end == sequence_ || end == sequence_ + kEvents) << end - sequence_;
+    if (was_done) {
+      ASSERT_EQ(end, sequence_ + kEvents);
+    }
+    (end == sequence_ ? none : whole) += 1;
+    const State& state = log_->state_at_open();
+    if (end > 0) {
+      const uint64_t newest = end - kEvents;
+      EXPECT_EQ(state.generation, newest);
+      EXPECT_EQ(CountCopies(state), 50u);
+      ASSERT_EQ(state.shards.size(), 20u);
+      EXPECT_EQ(state.shards.begin()->second.session->id, std::to_string(newest));
+    }
+    sequence_ = end;
+    const Reading reading = ReadAll(*log_);
+    ASSERT_FALSE(reading.unknown);
+    ASSERT_EQ(reading.missing + reading.sequences.size(), end);
+    log_.reset();
+  }
+  EXPECT_GT(whole, 0);
+  EXPECT_GT(none, 0);
   munmap(told, 4096);
 }
 

@@ -105,6 +105,31 @@ TEST(RoundTest, WithoutDataKeepsAllTheRest) {
   }
 }
 
+TEST(RoundTest, AnAsideIsARecordThatIsCommittedWithWhatFollows) {
+  Round round;
+  round.AddAside(Message("{}"));
+  round.Add(Message("{}"));
+  EXPECT_TRUE(round.has_rescale());
+  const IndexEntry& aside = round.entries()[0];
+  EXPECT_TRUE(aside.is_aside());
+  EXPECT_EQ(aside.flags, kWithNext);
+  EXPECT_TRUE(IsWholeRecord(Bytes(round).substr(0, aside.length), aside));
+  EXPECT_EQ(round.entries()[1].flags, 0);
+  round.Clear();
+  EXPECT_FALSE(round.has_rescale());
+}
+
+TEST(RoundTest, CommitTogetherTiesAllButTheLast) {
+  Round round;
+  round.CommitTogether();
+  for (int i = 0; i < 3; ++i) round.Add(Message("{}"));
+  round.CommitTogether();
+  EXPECT_EQ(round.entries()[0].flags, kWithNext);
+  EXPECT_EQ(round.entries()[1].flags, kWithNext);
+  EXPECT_EQ(round.entries()[2].flags, 0);
+  EXPECT_EQ(round.log_bytes(), round.bytes() + 3 * sizeof(IndexEntry));
+}
+
 TEST(RoundTest, ClearStartsOver) {
   Round round;
   round.Add(Message(std::string(10'000'000, 'x')));

@@ -6,6 +6,7 @@
 namespace shardd::gateway {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 struct Row {
@@ -66,6 +67,11 @@ TEST(EndCauseTest, DecidesWhatFollows) {
 TEST(CloseCodeTest, ReasonsSayWhatToDo) {
   EXPECT_THAT(DescribeClose(4014), StartsWith("4014: privileged intents that are not switched on "
                                               "for this application: "));
+  // What a new count of shards would mend says so.
+  for (const uint16_t code : {4010, 4011}) {
+    EXPECT_THAT(DescribeClose(code), HasSubstr("call Rescale with a")) << code;
+    EXPECT_THAT(DescribeClose(code), HasSubstr("recommended_shards in Stats")) << code;
+  }
 }
 
 }  // namespace

@@ -62,6 +62,9 @@ class ThrowingSink final : public EventSink {
   void OnSkippedEvent(const SkippedEvent& skipped) override { sink_->OnSkippedEvent(skipped); }
   void OnCrashLoop(const CrashLoop& loop) override { sink_->OnCrashLoop(loop); }
   void OnSilence(const ShardSilence& silence) override { sink_->OnSilence(silence); }
+  void OnHeartbeatAck(ShardId shard, SteadyTime sent) override {
+    sink_->OnHeartbeatAck(shard, sent);
+  }
   void Flush() override {
     Count(kFlush);
     sink_->Flush();
@@ -383,6 +386,39 @@ TEST_F(PoolTest, AHeartbeatThatDiscordAsksForIsSentAtOnce) {
   EXPECT_TRUE(discord_->WaitUntil([&] { return discord_->counters().heartbeats > before; }));
 }
 
+TEST_F(PoolTest, ABeatIsSentByReadyShardsOfOneCountAndItsAckIsTold) {
+  StartReady(2);
+  const std::vector<uint32_t> ids = {0, 1, 2};
+  ASSERT_TRUE(pool_->Spawn(ids, 3).ok());
+  for (const uint32_t id : ids) ASSERT_TRUE(WaitForState({id, 3}, ShardState::kReady));
+  for (size_t round = 1; round <= 3; ++round) {
+    const SteadyTime before = SteadyClock::now();
+    pool_->Beat(3);
+    for (const uint32_t id : ids) {
+      ASSERT_TRUE(recorder_.WaitUntil([&] { return recorder_.acks({id, 3}).size() == round; }));
+      EXPECT_GE(recorder_.acks({id, 3}).back(), before);
+      EXPECT_LE(recorder_.acks({id, 3}).back(), SteadyClock::now());
+    }
+  }
+  for (uint32_t id = 0; id < 2; ++id) EXPECT_THAT(recorder_.acks({id, 2}), IsEmpty());
+}
+
+TEST_F(PoolTest, BeatsWithoutEndCostNoConnection) {
+  StartReady();
+  for (int i = 0; i < 300; ++i) {
+    const size_t acks = recorder_.acks(kOnly).size();
+    pool_->Beat(1);
+    // Those over the limit are left out.
+    if (acks < 100) {
+      ASSERT_TRUE(recorder_.WaitUntil([&] { return recorder_.acks(kOnly).size() > acks; }));
+    }
+  }
+  discord_->EmitTraffic(10);
+  ExpectSame(kOnly, 1, SessionId());
+  EXPECT_THAT(discord_->counters().server_closes, IsEmpty());
+  EXPECT_EQ(Info().resumes, 0u);
+}
+
 TEST_F(PoolTest, CloseCodesThatKeepTheSession) {
   StartReady();
   uint64_t resumes = 0;
@@ -602,6 +638,21 @@ TEST_F(PoolTest, CloseCodesThatStop) {
     Spawn(1);
     ASSERT_TRUE(WaitForState(kOnly, ShardState::kReady)) << code;
   }
+}
+
+TEST_F(PoolTest, AShardCountThatDiscordRefusesNamesRescale) {
+  discord_options_.guilds = 30;
+  discord_options_.max_guilds_per_shard = 10;
+  discord_options_.shard_count_multiple = 2;
+  StartPool();
+  Spawn(2);
+  ASSERT_TRUE(WaitForState({0, 2}, ShardState::kFailed));
+  EXPECT_THAT(Info({0, 2}).reason, StartsWith("4011: "));
+  EXPECT_THAT(Info({0, 2}).reason, HasSubstr("call Rescale with a larger shard_count"));
+  ASSERT_TRUE(pool_->Spawn(std::vector<uint32_t>{0}, 3).ok());
+  ASSERT_TRUE(WaitForState({0, 3}, ShardState::kFailed));
+  EXPECT_THAT(Info({0, 3}).reason, StartsWith("4010: "));
+  EXPECT_THAT(Info({0, 3}).reason, HasSubstr("call Rescale with a shard_count"));
 }
 
 TEST_F(PoolTest, AWrongTokenFails) {
@@ -919,6 +970,112 @@ TEST_F(PoolTest, GenerationsOfDifferentCountsLiveSideBySide) {
   const auto infos = pool_->Snapshot();
   ASSERT_THAT(infos, SizeIs(5));
   EXPECT_EQ(infos[2].shard, (ShardId{0, 3}));
+}
+
+TEST_F(PoolTest, ForgottenShardsLeaveTheSnapshotUntilTheyAreSpawnedAgain) {
+  StartReady(2);
+  const std::vector<uint32_t> ids = {0, 1, 2};
+  ASSERT_TRUE(pool_->Spawn(ids, 3).ok());
+  for (const uint32_t id : ids) ASSERT_TRUE(WaitForState({id, 3}, ShardState::kReady));
+  pool_->Kill(std::vector<uint32_t>{0}, 3, /*keep_session=*/false);
+  pool_->Kill(std::vector<uint32_t>{1}, 3, /*keep_session=*/true);
+  pool_->Forget(3);
+  const auto infos = pool_->Snapshot();
+  ASSERT_THAT(infos, SizeIs(3));
+  EXPECT_EQ(infos[2].shard, (ShardId{2, 3}));  // it runs
+  // The kept session is given up.
+  ASSERT_TRUE(recorder_.WaitUntil([&] { return recorder_.ends().size() == 2; }));
+  EXPECT_EQ(recorder_.ends()[1].shard, (ShardId{1, 3}));
+
+  // Nobody finds them.
+  std::optional<SendOutcome> outcome;
+  std::mutex mutex;
+  Command command;
+  ASSERT_EQ(MakeCommand(3, R"({"status":"idle"})", &command), CommandFault::kNone);
+  pool_->Send({1, 3}, command, std::nullopt, [&](const SendResult& result) {
+    const std::lock_guard lock(mutex);
+    outcome = result.outcome;
+  });
+  ASSERT_TRUE(recorder_.WaitUntil([&] {
+    const std::lock_guard lock(mutex);
+    return outcome.has_value();
+  }));
+  EXPECT_EQ(outcome, SendOutcome::kNoSuchShard);
+  pool_->Kill(std::vector<uint32_t>{1}, 3, /*keep_session=*/false);
+  pool_->Forget(3);
+  pool_->Forget(7);
+  EXPECT_THAT(pool_->Snapshot(), SizeIs(3));
+
+  ASSERT_TRUE(pool_->Spawn(std::vector<uint32_t>{0, 1}, 3).ok());
+  for (uint32_t id = 0; id < 2; ++id) {
+    ASSERT_TRUE(WaitForSession(2, {id, 3}));
+    EXPECT_EQ(Info({id, 3}).session, 2u);
+  }
+  EXPECT_THAT(pool_->Snapshot(), SizeIs(5));
+  discord_->EmitTraffic(50);
+  for (uint32_t id = 0; id < 2; ++id) ExpectSame({id, 3}, 2, SessionId({id, 3}));
+}
+
+TEST_F(PoolTest, AFailedShardCanBeForgotten) {
+  StartReady();
+  discord_->CloseWith({}, 4014);
+  ASSERT_TRUE(WaitForState(kOnly, ShardState::kFailed));
+  pool_->Forget(1);
+  EXPECT_THAT(pool_->Snapshot(), IsEmpty());
+  EXPECT_EQ(recorder_.states(kOnly).back().state, ShardState::kStopped);
+}
+
+TEST_F(PoolTest, SessionsOfShardsThatAreSpawnedHaveNumbersAboveTheFloor) {
+  StartReady(2);
+  pool_->Kill(std::vector<uint32_t>{1}, 2, /*keep_session=*/false);
+  pool_->SetSessionFloor(40);
+  Spawn(2);  // shard 0 runs, and goes on as it is
+  ASSERT_TRUE(pool_->Spawn(std::vector<uint32_t>{0}, 3).ok());
+  ASSERT_TRUE(WaitForSession(41, {1, 2}));
+  ASSERT_TRUE(WaitForSession(41, {0, 3}));
+  EXPECT_EQ(Info({0, 2}).session, 1u);
+  discord_->SendInvalidSession({}, /*resumable=*/false);
+  ASSERT_TRUE(WaitForSession(2, {0, 2}));
+  ASSERT_TRUE(WaitForSession(42, {1, 2}));
+  ASSERT_TRUE(WaitForSession(42, {0, 3}));
+  EXPECT_EQ(Info({0, 2}).session, 2u);
+  ASSERT_TRUE(discord_->WaitForSessions(3, 1));
+  ExpectSame({0, 3}, 42, SessionId({0, 3}));
+}
+
+TEST_F(PoolTest, ShardsThatAreMadeLaterBeginWithThePresenceOfThen) {
+  options_.presence = R"({"status":"idle"})";
+  StartReady(2);
+  pool_->SetPresence(R"({"status":"dnd"})");
+  ASSERT_TRUE(pool_->Spawn(std::vector<uint32_t>{0}, 3).ok());
+  ASSERT_TRUE(WaitForState({0, 3}, ShardState::kReady));
+  EXPECT_THAT(discord_->Session({0, 3})->presence, HasSubstr("dnd"));
+
+  // One that is there keeps its own, until it is forgotten.
+  const std::vector<uint32_t> ids = {0};
+  pool_->Kill(ids, 2, /*keep_session=*/false);
+  ASSERT_TRUE(pool_->Spawn(ids, 2).ok());
+  ASSERT_TRUE(WaitForSession(2, {0, 2}));
+  EXPECT_THAT(discord_->Session({0, 2})->presence, HasSubstr("idle"));
+  pool_->Kill(ids, 2, /*keep_session=*/false);
+  pool_->Forget(2);
+  ASSERT_TRUE(pool_->Spawn(ids, 2).ok());
+  ASSERT_TRUE(WaitForSession(3, {0, 2}));
+  EXPECT_THAT(discord_->Session({0, 2})->presence, HasSubstr("dnd"));
+}
+
+TEST_F(PoolTest, IdentifiesThatAreStillDueAreCounted) {
+  discord_options_.max_concurrency = 1;
+  options_.identify_window = 1h;
+  StartPool();
+  EXPECT_EQ(pool_->session_starts_due(), 0u);
+  Spawn(4);
+  ASSERT_TRUE(WaitForState({0, 4}, ShardState::kReady));
+  EXPECT_EQ(pool_->session_starts_due(), 3u);
+  pool_->Kill(std::vector<uint32_t>{1, 2}, 4, /*keep_session=*/false);
+  EXPECT_EQ(pool_->session_starts_due(), 1u);
+  pool_->Stop(5s);
+  EXPECT_EQ(pool_->session_starts_due(), 0u);
 }
 
 TEST_F(PoolTest, StopKeepsTheSessions) {

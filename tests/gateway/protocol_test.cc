@@ -98,6 +98,8 @@ class ShardProtocolTest : public ::testing::Test {
   void InvalidSession(bool resumable) {
     Receive(std::string(R"({"t":null,"s":null,"op":9,"d":)") + (resumable ? "true}" : "false}"));
   }
+  void AskForBeat() { Receive(R"({"t":null,"s":null,"op":1,"d":null})"); }
+  void Beat() { protocol_->Beat(now_), Collect(); }
   void Reconnect() { Receive(R"({"t":null,"s":null,"op":7,"d":null})"); }
 
   // Lets time pass, with a tick at each deadline on the way.
@@ -181,6 +183,10 @@ class ShardProtocolTest : public ::testing::Test {
   void Note(const action::Connect& a) { done_.push_back("connect " + a.url); }
   void Note(const action::Send& a) {
     if (a.is_heartbeat) ++beats_;
+    // Whoever is told of states knows that a session is about to begin.
+    if (a.text.starts_with("{\"op\":2,")) {
+      EXPECT_EQ(states_.back(), ShardState::kIdentifying);
+    }
     done_.push_back("send " + a.text);
   }
   void Note(const action::Close& a) { done_.push_back("close " + std::to_string(a.code)); }
@@ -209,6 +215,7 @@ class ShardProtocolTest : public ::testing::Test {
   void Note(const action::EnterCrashLoop& a) {
     done_.push_back("crash loop " + std::to_string(a.deaths) + " " + a.reason);
   }
+  void Note(const action::ReportAck& a) { acks_.push_back(a.sent); }
   void Note(const action::ReportSilence&) { done_.push_back("silence"); }
   void Note(const action::Warn& a) { warnings_.push_back(a.text); }
 
@@ -227,7 +234,8 @@ class ShardProtocolTest : public ::testing::Test {
   std::string last_data_;
   uint64_t last_guild_ = 0;
   size_t beats_ = 0;
-  bool grants_ = true;  // session starts, at once
+  std::vector<SteadyTime> acks_;  // when the heartbeats that were acknowledged were sent
+  bool grants_ = true;            // session starts, at once
 };
 
 TEST_F(ShardProtocolTest, FromStartToReady) {
@@ -267,6 +275,21 @@ TEST_F(ShardProtocolTest, IdentifyWaitsForItsSlotAndHeartbeatsMeanwhile) {
   EXPECT_THAT(Done(), Not(::testing::Contains("spend")));
   Advance(1ms);
   EXPECT_THAT(Done(), ::testing::Contains("spend"));
+}
+
+TEST_F(ShardProtocolTest, SessionNumbersAreAboveTheFloor) {
+  protocol_->SetSessionFloor(40);
+  EXPECT_EQ(protocol_->info().session, 0u);
+  BecomeReady();
+  EXPECT_EQ(protocol_->info().session, 41u);
+  Stop(false);
+  BecomeReady();
+  EXPECT_EQ(protocol_->info().session, 42u);
+  Stop(false);
+  protocol_->SetSessionFloor(50);
+  EXPECT_EQ(protocol_->info().session, 42u);
+  BecomeReady();
+  EXPECT_EQ(protocol_->info().session, 51u);
 }
 
 TEST_F(ShardProtocolTest, DispatchesPassInOrderByteForByte) {
@@ -514,6 +537,135 @@ TEST_F(ShardProtocolTest, AWorkerThatWasHeldUpDoesNotJudge) {
   Ack();
   AdvanceWithAcks(10s);
   EXPECT_EQ(state(), ShardState::kReady);
+}
+
+TEST_F(ShardProtocolTest, AnAckTellsWhenItsHeartbeatWasSent) {
+  BecomeReady();
+  const SteadyTime begin = now_.steady;
+  AskForBeat();
+  Advance(10ms);
+  AskForBeat();
+  Advance(10ms);
+  Ack();
+  EXPECT_THAT(acks_, ElementsAre(begin));
+  EXPECT_EQ(protocol_->info().latency, 20ms);
+  Ack();
+  EXPECT_THAT(acks_, ElementsAre(begin, begin + 10ms));
+  EXPECT_EQ(protocol_->info().latency, 10ms);
+  Ack();  // of nothing
+  EXPECT_EQ(acks_.size(), 2u);
+}
+
+TEST_F(ShardProtocolTest, AHeartbeatFromBeforeReadyTellsNothing) {
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  AskForBeat();
+  Ack();
+  AskForBeat();
+  Advance(1ms);
+  Ready();
+  Ack();
+  EXPECT_THAT(acks_, IsEmpty());
+  AskForBeat();
+  Lose();
+  SendResume();
+  AskForBeat();
+  Ack();
+  AskForBeat();
+  Advance(1ms);
+  Resumed(2);
+  Ack();
+  EXPECT_THAT(acks_, IsEmpty());
+  const SteadyTime sent = now_.steady;
+  AskForBeat();
+  Advance(1ms);
+  Ack();
+  EXPECT_THAT(acks_, ElementsAre(sent));
+}
+
+TEST_F(ShardProtocolTest, AServerThatLeavesOutAcksNeverMakesASessionLookFresher) {
+  BecomeReady();
+  std::vector<SteadyTime> sent;
+  for (int i = 0; i < 1000; ++i) {
+    sent.push_back(now_.steady);
+    AskForBeat();
+    SetTime(now_.steady + 1ms);
+  }
+  for (int i = 0; i < 1000; ++i) Ack();
+  ASSERT_EQ(acks_.size(), sent.size());
+  for (size_t i = 0; i < sent.size(); ++i) EXPECT_LE(acks_[i], sent[i]);
+  const SteadyTime last = now_.steady;
+  AskForBeat();
+  Ack();
+  EXPECT_EQ(acks_.back(), last);
+}
+
+TEST_F(ShardProtocolTest, AnExtraBeatGoesAtOnceAndOneAtATime) {
+  Beat();
+  Start();
+  Admit();
+  Connect();
+  Hello();
+  Beat();
+  EXPECT_EQ(beats_, 0u);
+  Ready("abc", 6);
+  Done();
+  const SteadyTime sent = now_.steady;
+  Beat();
+  EXPECT_THAT(Done(), ElementsAre(R"(send {"op":1,"d":6})"));
+  Advance(5ms);
+  Beat();
+  EXPECT_EQ(beats_, 1u);
+  Ack();
+  EXPECT_THAT(acks_, ElementsAre(sent));
+  Beat();
+  EXPECT_EQ(beats_, 2u);
+  // What is lost with a connection is waited for no more.
+  Lose();
+  SendResume();
+  Beat();
+  EXPECT_EQ(beats_, 2u);
+  Resumed(7);
+  Beat();
+  EXPECT_EQ(beats_, 3u);
+}
+
+TEST_F(ShardProtocolTest, AnExtraBeatWaitsForItsOwnAck) {
+  BecomeReady();
+  AskForBeat();
+  Advance(1ms);
+  Beat();
+  Ack();
+  Beat();
+  EXPECT_EQ(beats_, 2u);
+  Ack();
+  Beat();
+  EXPECT_EQ(beats_, 3u);
+}
+
+TEST_F(ShardProtocolTest, ABeatThatWasLeftOutIsNotWaitedFor) {
+  BecomeReady();
+  Beat();
+  protocol_->HeartbeatLeftOut();
+  Advance(10ms);
+  const SteadyTime sent = now_.steady;
+  Beat();
+  EXPECT_EQ(beats_, 2u);
+  Ack();
+  EXPECT_THAT(acks_, ElementsAre(sent));
+}
+
+TEST_F(ShardProtocolTest, ExtraBeatsNeitherHideNorMakeAZombie) {
+  BecomeReady(1000);
+  Beat();
+  Advance(1000ms);  // the first of the schedule
+  EXPECT_EQ(state(), ShardState::kReady);
+  Done();
+  Beat();
+  Advance(1000ms);
+  EXPECT_THAT(reason(), HasSubstr("no ACK and no other traffic"));
 }
 
 TEST_F(ShardProtocolTest, HelloWithoutASensibleIntervalEndsTheConnection) {

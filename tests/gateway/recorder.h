@@ -99,6 +99,15 @@ class Recorder {
     const std::lock_guard lock(mutex_);
     return told_.silences;
   }
+  // When the heartbeats that were acknowledged were sent.
+  std::vector<SteadyTime> acks(ShardId shard) const {
+    const std::lock_guard lock(mutex_);
+    std::vector<SteadyTime> found;
+    for (const auto& [whose, sent] : told_.acks) {
+      if (whose == shard) found.push_back(sent);
+    }
+    return found;
+  }
   std::vector<ShardInfo> states(ShardId shard) const {
     const std::lock_guard lock(mutex_);
     std::vector<ShardInfo> found;
@@ -134,6 +143,7 @@ class Recorder {
     std::vector<RecordedSkip> skips;
     std::vector<RecordedCrashLoop> crash_loops;
     std::vector<ShardId> silences;
+    std::vector<std::pair<ShardId, SteadyTime>> acks;
   };
 
   template <class T>
@@ -171,6 +181,9 @@ class Recorder {
     void OnSilence(const ShardSilence& silence) override {
       pending_.silences.push_back(silence.shard);
     }
+    void OnHeartbeatAck(ShardId shard, SteadyTime sent) override {
+      pending_.acks.push_back({shard, sent});
+    }
     void Flush() override {
       const std::lock_guard lock(recorder_->mutex_);
       Move(&pending_.dispatches, &recorder_->told_.dispatches);
@@ -181,6 +194,7 @@ class Recorder {
       Move(&pending_.skips, &recorder_->told_.skips);
       Move(&pending_.crash_loops, &recorder_->told_.crash_loops);
       Move(&pending_.silences, &recorder_->told_.silences);
+      Move(&pending_.acks, &recorder_->told_.acks);
       ++recorder_->flushes_;
       recorder_->changed_.notify_all();
     }

@@ -161,6 +161,55 @@ TEST_F(ShardTest, TheSinkIsFlushedBeforeAHeartbeat) {
   EXPECT_THAT(recorder_.Dispatches({0, 1}, 1), SizeIs(2));
 }
 
+TEST_F(ShardTest, TheSinkKnowsOfAnIdentifyBeforeItIsSent) {
+  shard_->Start();
+  Step();
+  last().Accept();
+  last().Bring(R"({"op":10,"d":{"heartbeat_interval":41250}})");
+  io_.restart();
+  io_.poll();
+  EXPECT_THAT(last().written, ElementsAre(HasSubstr("\"op\":2")));
+  // Without a flush of its own round.
+  ASSERT_THAT(recorder_.states({0, 1}), Not(SizeIs(0)));
+  EXPECT_EQ(recorder_.states({0, 1}).back().state, ShardState::kIdentifying);
+}
+
+TEST_F(ShardTest, AnExtraBeatIsFlushedBeforeAndItsAckIsTold) {
+  BecomeReady();
+  const SteadyTime before = clock_.Steady();
+  last().Bring(R"({"t":"X","s":2,"op":0,"d":{}})");
+  io_.restart();
+  io_.poll();
+  shard_->Beat();
+  EXPECT_THAT(recorder_.Dispatches({0, 1}, 1), SizeIs(2));
+  Step();
+  EXPECT_EQ(last().written.back(), R"({"op":1,"d":2})");
+  const SteadyTime after = clock_.Steady();
+  EXPECT_THAT(recorder_.acks({0, 1}), SizeIs(0));
+  last().Bring(R"({"op":11})");
+  Step();
+  ASSERT_THAT(recorder_.acks({0, 1}), SizeIs(1));
+  EXPECT_GE(recorder_.acks({0, 1})[0], before);
+  EXPECT_LE(recorder_.acks({0, 1})[0], after);
+}
+
+TEST_F(ShardTest, ExtraBeatsKeepToDiscordsLimit) {
+  BecomeReady();
+  for (int i = 0; i < 300; ++i) {
+    const size_t written = last().written.size();
+    const SteadyTime before = clock_.Steady();
+    shard_->Beat();
+    Step();
+    if (last().written.size() == written) continue;
+    last().Bring(R"({"op":11})");
+    Step();
+    // Those that were left out have not mixed up whose ACK is whose.
+    EXPECT_GE(recorder_.acks({0, 1}).back(), before);
+  }
+  EXPECT_EQ(last().written.size(), SendQueue::kPayloadsPerWindow - SendQueue::kKeptForBeats);
+  EXPECT_THAT(recorder_.acks({0, 1}), SizeIs(last().written.size() - 1));  // IDENTIFY has none
+}
+
 TEST_F(ShardTest, StopWhileConnectingDropsTheConnection) {
   shard_->Start();
   Step();

@@ -36,7 +36,7 @@ class RpcTest : public ::testing::Test {
  protected:
   void Start(std::vector<std::string> flags = {"--shard-count", "4"}) {
     simulator::SimulatorOptions options;
-    options.max_concurrency = 16;
+    options.max_concurrency = max_concurrency_;
     options.recommended_shards = 4;
     options.session_starts_remaining = session_starts_;
     discord_ = std::make_unique<simulator::Simulator>(options);
@@ -113,6 +113,20 @@ class RpcTest : public ::testing::Test {
     return request;
   }
 
+  static v1::RescaleRequest RescaleTo(uint32_t count, bool dry_run = false) {
+    v1::RescaleRequest request;
+    request.set_shard_count(count);
+    request.set_dry_run(dry_run);
+    return request;
+  }
+  v1::RescaleStatus Rescale(const v1::RescaleRequest& request) {
+    v1::RescaleResponse response;
+    const Failure failure = Call(&v1::ShardControl::Stub::Rescale, request, &response);
+    EXPECT_EQ(failure.code, StatusCode::OK) << failure.message;
+    return response.rescale();
+  }
+
+  uint32_t max_concurrency_ = 16;
   std::optional<uint32_t> session_starts_;
   std::unique_ptr<simulator::Simulator> discord_;
   std::unique_ptr<test::ShardDProcess> server_;
@@ -190,9 +204,9 @@ TEST_F(RpcTest, SpawnRefusesToOverdrawTheSessionBudget) {
   const Failure spent = Call(&Stub::Spawn, SpawnOf({}));
   EXPECT_EQ(spent.code, StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(spent.reason, "SESSION_BUDGET_SPENT");
-  EXPECT_THAT(spent.message,
-              AllOf(HasSubstr("due to 4"), HasSubstr("of 1000"), HasSubstr("grants 15"),
-                    HasSubstr("12 are kept"), HasSubstr("--identify-reserve")));
+  EXPECT_THAT(spent.message, AllOf(HasSubstr("4 IDENTIFYs would be due"), HasSubstr("of 1000"),
+                                   HasSubstr("grants 15"), HasSubstr("12 are kept"),
+                                   HasSubstr("--identify-reserve")));
   EXPECT_NE(spent.retry_after_ms, "");
   EXPECT_EQ(discord_->counters().identifies, 0u) << "nothing was started";
   EXPECT_EQ(GetStats().session_budget().remaining(), 15u);
@@ -641,8 +655,151 @@ TEST_F(RpcTest, StreamsAreBounded) {
 TEST_F(RpcTest, WhatIsNotBuiltYetIsUnimplemented) {
   Start();
   EXPECT_EQ(Call(&Stub::Restart, v1::RestartRequest()).code, StatusCode::UNIMPLEMENTED);
-  EXPECT_EQ(Call(&Stub::Rescale, v1::RescaleRequest()).code, StatusCode::UNIMPLEMENTED);
-  EXPECT_EQ(Call(&Stub::CancelRescale, v1::CancelRescaleRequest()).code, StatusCode::UNIMPLEMENTED);
+}
+
+// ---- Rescale: what it answers; rescale_test.cc has what it does ----
+
+TEST_F(RpcTest, ADryRunSaysWhatARescaleWouldTakeAndSpendsNothing) {
+  Start();
+  EXPECT_EQ(GetStats().rescale().state(), v1::RESCALE_STATE_NONE);
+  ASSERT_TRUE(WaitUntilReady(4));
+  const uint32_t left = GetStats().session_budget().remaining();
+  const v1::RescaleStatus plan = Rescale(RescaleTo(8, /*dry_run=*/true));
+  EXPECT_EQ(plan.state(), v1::RESCALE_STATE_PLANNED);
+  EXPECT_EQ(plan.from_shard_count(), 4u);
+  EXPECT_EQ(plan.to_shard_count(), 8u);
+  EXPECT_EQ(plan.plan().identifies(), 8u);
+  EXPECT_EQ(plan.plan().budget_after(), left - 8);
+  EXPECT_EQ(plan.plan().peak_connections(), 12u);
+  EXPECT_GT(plan.plan().duration().seconds(), 4);
+  EXPECT_GT(plan.plan().memory_bytes(), 0u);
+  EXPECT_THAT(plan.plan().warnings(0), HasSubstr("4010"));
+  EXPECT_EQ(GetStats().rescale().state(), v1::RESCALE_STATE_NONE);
+  EXPECT_EQ(discord_->counters().identifies, 4u);
+  EXPECT_EQ(GetStats().session_budget().remaining(), left);
+}
+
+TEST_F(RpcTest, ARescaleToWhatRunsIsDoneAtOnce) {
+  Start();
+  ASSERT_TRUE(WaitUntilReady(4));
+  for (const uint32_t count : {4u, 0u}) {
+    const v1::RescaleStatus done = Rescale(RescaleTo(count));
+    EXPECT_EQ(done.state(), v1::RESCALE_STATE_DONE);
+    EXPECT_EQ(done.from_shard_count(), 4u);
+    EXPECT_EQ(done.to_shard_count(), 4u);
+  }
+  EXPECT_EQ(discord_->counters().identifies, 4u);
+}
+
+TEST_F(RpcTest, RescaleRefusesWhatItCannotDo) {
+  Start({"--shard-count", "4", "--shard-ids", "0-1"});
+  ASSERT_TRUE(WaitUntilReady(2));
+  EXPECT_FAILS(Call(&Stub::Rescale, RescaleTo(8)), FAILED_PRECONDITION, "PARTIAL_POOL", "2 of 4");
+  EXPECT_FAILS(Call(&Stub::Rescale, RescaleTo(70'000)), INVALID_ARGUMENT, "SHARD_COUNT_INVALID",
+               "70000");
+  v1::RescaleRequest per_shard;
+  per_shard.set_guilds_per_shard(2501);
+  EXPECT_FAILS(Call(&Stub::Rescale, per_shard), INVALID_ARGUMENT, "GUILDS_PER_SHARD_INVALID",
+               "2500");
+}
+
+TEST_F(RpcTest, RescaleBeforeTheFirstSpawnHasNothingToStartFrom) {
+  Start({"--shard-count", "4", "--no-spawn"});
+  EXPECT_FAILS(Call(&Stub::Rescale, RescaleTo(8)), FAILED_PRECONDITION, "NO_GENERATION", "Spawn");
+}
+
+TEST_F(RpcTest, RescaleDoesNotStartTheGuildsOfStoppedShards) {
+  Start();
+  ASSERT_TRUE(WaitUntilReady(4));
+  ASSERT_EQ(Call(&Stub::Kill, KillOf({1, 2})).code, StatusCode::OK);
+  EXPECT_FAILS(Call(&Stub::Rescale, RescaleTo(8)), FAILED_PRECONDITION, "SHARD_NOT_RUNNING",
+               "shards 1-2 of 4");
+  EXPECT_EQ(Rescale(RescaleTo(4)).state(), v1::RESCALE_STATE_DONE);
+}
+
+TEST_F(RpcTest, RescaleRefusesToOverdrawTheSessionBudget) {
+  session_starts_ = 20;
+  Start({"--shard-count", "4", "--identify-reserve", "10"});
+  ASSERT_TRUE(WaitUntilReady(4));
+  const Failure spent = Call(&Stub::Rescale, RescaleTo(8));
+  EXPECT_EQ(spent.code, StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(spent.reason, "SESSION_BUDGET_SPENT");
+  EXPECT_THAT(spent.message, AllOf(HasSubstr("8 IDENTIFYs would be due"), HasSubstr("grants 16")));
+  EXPECT_NE(spent.retry_after_ms, "");
+  EXPECT_EQ(GetStats().rescale().state(), v1::RESCALE_STATE_NONE);
+  EXPECT_EQ(discord_->counters().identifies, 4u) << "nothing was started";
+  const v1::RescaleStatus plan = Rescale(RescaleTo(8, /*dry_run=*/true));
+  EXPECT_EQ(plan.plan().budget_after(), 0u);
+  EXPECT_THAT(plan.plan().warnings(0), HasSubstr("do not cover it"));
+  // What it does cover begins.
+  EXPECT_EQ(Rescale(RescaleTo(6)).state(), v1::RESCALE_STATE_PLANNED);
+}
+
+TEST_F(RpcTest, ARescaleThatIdentifiesIsShownAndCanBeCancelled) {
+  // One IDENTIFY in five seconds.
+  max_concurrency_ = 1;
+  Start({"--shard-count", "1"});
+  ASSERT_TRUE(WaitUntilReady(1));
+  grpc::ClientContext context;
+  v1::WatchRequest watch;
+  watch.mutable_interval()->set_seconds(3600);
+  auto reader = stub_->Watch(&context, watch);
+  v1::StatsResponse stats;
+  ASSERT_TRUE(reader->Read(&stats));
+
+  EXPECT_EQ(Rescale(RescaleTo(8)).state(), v1::RESCALE_STATE_PLANNED);
+  while (stats.rescale().state() != v1::RESCALE_STATE_IDENTIFYING) {
+    ASSERT_TRUE(reader->Read(&stats));
+  }
+  // The generation in charge stays what all else is about.
+  EXPECT_EQ(stats.shard_count(), 1u);
+  EXPECT_EQ(stats.generation(), 1u);
+  EXPECT_EQ(stats.shards_size(), 1);
+  v1::StatsRequest incoming;
+  incoming.set_shard_count(8);
+  v1::StatsResponse of_incoming;
+  ASSERT_EQ(Call(&Stub::Stats, incoming, &of_incoming).code, StatusCode::OK);
+  EXPECT_EQ(of_incoming.shards_size(), 8);
+  v1::LocateResponse located;
+  ASSERT_EQ(Call(&Stub::Locate, v1::LocateRequest(), &located).code, StatusCode::OK);
+  EXPECT_EQ(located.shard_count(), 1u);
+
+  EXPECT_EQ(Rescale(RescaleTo(8)).state(), v1::RESCALE_STATE_IDENTIFYING);
+  EXPECT_EQ(Rescale(RescaleTo(0)).state(), v1::RESCALE_STATE_IDENTIFYING);
+  EXPECT_FAILS(Call(&Stub::Rescale, RescaleTo(4)), FAILED_PRECONDITION, "RESCALE_RUNNING",
+               "from 1 to 8");
+  EXPECT_FAILS(Call(&Stub::Kill, KillOf({0})), FAILED_PRECONDITION, "RESCALE_RUNNING", "Cancel");
+  EXPECT_FAILS(Call(&Stub::Spawn, SpawnOf({0}, 8)), FAILED_PRECONDITION, "RESCALE_RUNNING",
+               "Cancel");
+  EXPECT_EQ(Call(&Stub::Spawn, SpawnOf({})).code, StatusCode::OK);
+
+  v1::CancelRescaleResponse cancelled;
+  ASSERT_EQ(Call(&Stub::CancelRescale, v1::CancelRescaleRequest(), &cancelled).code,
+            StatusCode::OK);
+  EXPECT_EQ(cancelled.rescale().state(), v1::RESCALE_STATE_CANCELLED);
+  while (stats.rescale().state() != v1::RESCALE_STATE_CANCELLED) {
+    ASSERT_TRUE(reader->Read(&stats));
+  }
+  context.TryCancel();
+  reader->Finish();
+  ASSERT_EQ(Call(&Stub::Stats, incoming, &of_incoming).code, StatusCode::OK);
+  EXPECT_EQ(of_incoming.shards_size(), 0);
+  EXPECT_TRUE(discord_->WaitForSessions(1, 1));
+  EXPECT_EQ(Call(&Stub::Kill, KillOf({0})).code, StatusCode::OK);
+
+  test::EventStream stream(*stub_, test::FromEarliest());
+  ASSERT_TRUE(stream.WaitFor([](const auto& batches) {
+    std::vector<std::string> states;
+    for (const auto& batch : batches) {
+      for (const auto& event : batch.events()) {
+        if (event.type() == "SHARDD_RESCALE") states.push_back(event.data());
+      }
+    }
+    return states.size() == 2 && states[0].find("IDENTIFYING") != std::string::npos &&
+           states[1].find(
+               "\"state\":\"CANCELLED\",\"from_shard_count\":1,\"to_shard_count\":8,"
+               "\"generation\":1,\"reason\":\"by CancelRescale\"") != std::string::npos;
+  }));
 }
 
 // ---- Reflection and health ----

@@ -104,6 +104,25 @@ class SendTest : public ::testing::Test {
     return answer;
   }
 
+  // From two shards to four, as fast as it goes.
+  void StartForRescale() {
+    Start({"--shard-count", "2", "--rescale-lag", "300ms", "--rescale-drain", "300ms"});
+    for (const uint32_t id : {0u, 1u}) ASSERT_TRUE(WaitForState(id, v1::SHARD_STATE_READY));
+  }
+  void Rescale() {
+    grpc::ClientContext context;
+    v1::RescaleRequest request;
+    request.set_shard_count(4);
+    v1::RescaleResponse response;
+    ASSERT_TRUE(stub_->Rescale(&context, request, &response).ok());
+    ASSERT_TRUE(Eventually([&] {
+      grpc::ClientContext stats_context;
+      v1::StatsResponse stats;
+      return stub_->Stats(&stats_context, {}, &stats).ok() &&
+             stats.rescale().state() == v1::RESCALE_STATE_DONE;
+    })) << server_->err();
+  }
+
   std::string hello_timeout_ = "10s";
   simulator::SimulatorOptions options_;
   std::unique_ptr<simulator::Simulator> discord_;
@@ -336,6 +355,52 @@ TEST_F(SendTest, ThePresenceGoesIntoTheIdentifyOfEverySession) {
     return session && session->session_id != before;
   }));
   EXPECT_THAT(presence(), HasSubstr("dnd"));
+}
+
+TEST_F(SendTest, ARescaleTakesThePresenceAndTheCallsAlong) {
+  StartForRescale();
+  const uint64_t guild = discord_->guild_ids().at(3);
+  const std::string join =
+      R"({"guild_id":")" + std::to_string(guild) + R"(","channel_id":"7","self_mute":true})";
+  ASSERT_EQ(Send(ToGuild(guild, 4, join)).code, StatusCode::OK);
+  ASSERT_EQ(Send(ToShard(1, 3, R"({"status":"dnd","activities":[]})")).code, StatusCode::OK);
+  ASSERT_NO_FATAL_FAILURE(Rescale());
+  const uint32_t its_shard = ShardForGuild(guild, 4);
+  for (uint32_t id = 0; id < 4; ++id) {
+    const auto session = discord_->Session({id, 4});
+    ASSERT_TRUE(session.has_value());
+    EXPECT_THAT(session->presence, HasSubstr("dnd"));
+    const auto commands = Commands({id, 4});
+    ASSERT_EQ(commands.size(), id == its_shard ? 1u : 0u);
+    if (id == its_shard) {
+      EXPECT_EQ(commands[0].op, 4);
+      EXPECT_THAT(commands[0].data, HasSubstr(R"("channel_id":"7")"));
+    }
+  }
+}
+
+TEST_F(SendTest, WhatWaitsForAGuildsOldShardGoesThroughItsNewOne) {
+  StartForRescale();
+  const uint64_t guild = discord_->guild_ids().at(3);
+  const std::string presence = R"({"status":"idle","activities":[]})";
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_EQ(Send(ToGuild(guild, 3, presence)).code, StatusCode::OK);
+  }
+  // Discord takes five in 20 s over one connection.
+  auto to_guild =
+      std::async(std::launch::async, [&] { return Send(ToGuild(guild, 3, presence), 60s); });
+  auto to_shard = std::async(std::launch::async, [&, other = 1 - ShardForGuild(guild, 2)] {
+    for (int i = 0; i < 5; ++i) Send(ToShard(other, 3, presence));
+    return Send(ToShard(other, 3, presence), 60s);
+  });
+  ASSERT_EQ(to_guild.wait_for(300ms), std::future_status::timeout);
+  ASSERT_EQ(to_shard.wait_for(300ms), std::future_status::timeout);
+  ASSERT_NO_FATAL_FAILURE(Rescale());
+  ASSERT_EQ(to_guild.wait_for(5s), std::future_status::ready);
+  const Answer sent = to_guild.get();
+  EXPECT_EQ(sent.code, StatusCode::OK) << sent.message;
+  EXPECT_EQ(sent.response.shard_id(), ShardForGuild(guild, 4));
+  EXPECT_ANSWER(to_shard.get(), FAILED_PRECONDITION, "SHARD_NOT_RUNNING", "");
 }
 
 TEST_F(SendTest, AStopEndsWhatWaits) {

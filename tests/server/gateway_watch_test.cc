@@ -23,6 +23,7 @@ class NoSink final : public gateway::EventSink {
   void OnSkippedEvent(const gateway::SkippedEvent&) override {}
   void OnCrashLoop(const gateway::CrashLoop&) override {}
   void OnSilence(const gateway::ShardSilence&) override {}
+  void OnHeartbeatAck(ShardId, SteadyTime) override {}
   void Flush() override {}
 };
 

@@ -15,9 +15,9 @@ using ::testing::HasSubstr;
 class ShardBoardTest : public ::testing::Test {
  protected:
   void Started() { board_.SetStarting(false); }
-  void Report(ShardState state, uint32_t id = 0) {
+  void Report(ShardState state, uint32_t id = 0, uint32_t count = 4) {
     gateway::ShardInfo shard;
-    shard.shard = {.id = id, .count = 4};
+    shard.shard = {.id = id, .count = count};
     shard.state = state;
     board_.Update(shard, now_);
   }
@@ -142,6 +142,21 @@ TEST_F(ShardBoardTest, GivesNoGraceToAShardThatCameBackFromAStop) {
   Report(ShardState::kStopped);
   Report(ShardState::kConnecting);
   EXPECT_THAT(WhyNotReady(), HasSubstr("CONNECTING"));
+}
+
+TEST_F(ShardBoardTest, CountsOnlyTheShardsOfTheGenerationInCharge) {
+  Started();
+  board_.SetInCharge(4);
+  Report(ShardState::kReady);
+  Report(ShardState::kIdentifying, 0, 8);
+  EXPECT_TRUE(Ready());
+  board_.SetInCharge(8);
+  EXPECT_EQ(WhyNotReady(), "shard 0/8 is IDENTIFYING");
+  Report(ShardState::kReady, 0, 8);
+  Report(ShardState::kFailed);
+  EXPECT_TRUE(Ready());
+  board_.Forget(4);
+  EXPECT_TRUE(Ready());
 }
 
 TEST_F(ShardBoardTest, GrowsItsVersionWithEachChange) {

@@ -31,6 +31,7 @@ class ShardDirectorTest : public ::testing::Test {
   void End() {
     director_.reset();
     pool_.reset();
+    overlap_.reset();
     log_.reset();
   }
   void NextProcess() {
@@ -38,11 +39,13 @@ class ShardDirectorTest : public ::testing::Test {
     auto log = events::Log::Open({.dir = dir_.path(), .retain_bytes = events::kMinRetainBytes});
     ASSERT_TRUE(log.ok()) << log.status();
     log_ = *std::move(log);
+    overlap_ = std::make_unique<Overlap>(*log_, OverlapOptions{});
     gateway::ShardPoolOptions pool_options;
     pool_options.token = "token";
     pool_options.intents = options_.intents;
-    pool_ = std::make_unique<gateway::ShardPool>(
-        pool_options, [this] { return std::make_unique<LogSink>(*log_, board_, [] {}); });
+    pool_ = std::make_unique<gateway::ShardPool>(pool_options, [this] {
+      return std::make_unique<LogSink>(*log_, *overlap_, board_, [] {});
+    });
     director_ = std::make_unique<ShardDirector>(options_, *pool_, *log_);
   }
   void TellGateway(uint32_t remaining = 1000) {
@@ -102,6 +105,7 @@ class ShardDirectorTest : public ::testing::Test {
                                 .intents = 513};
   ShardBoard board_;
   std::unique_ptr<events::Log> log_;
+  std::unique_ptr<Overlap> overlap_;
   std::unique_ptr<gateway::ShardPool> pool_;
   std::unique_ptr<ShardDirector> director_;
 };
@@ -257,6 +261,39 @@ TEST_F(ShardDirectorTest, ResetGenerationForgetsShardsAndSessionsButNoNumber) {
   EXPECT_EQ(log_->state().generation, 2u);
 }
 
+TEST_F(ShardDirectorTest, NoSessionNumberIsGivenTwiceWhateverGenerationsCome) {
+  const auto numbered = [&](uint32_t at_least) {
+    const events::State state = log_->state();
+    for (const auto& [shard, record] : state.shards) {
+      EXPECT_TRUE(record.last_session == 0 || record.last_session >= at_least);
+    }
+    EXPECT_GE(state.session_floor, at_least);
+  };
+  TellGateway();
+  Spawn();
+  OpenSession({0, 2}, 3);
+  options_.reset_generation = true;
+  NextProcess();
+  EXPECT_EQ(director_->Resume(), Resumed::kNothing);
+  numbered(3);
+  TellGateway();
+  // Of these none has had a session.
+  options_.shard_count = 4;
+  NextProcess();
+  director_->Resume();
+  TellGateway();
+  ASSERT_TRUE(director_->StartWanted().ok());
+  OpenSession({3, 4}, 4);
+  options_.reset_generation = false;
+  NextProcess();
+  EXPECT_EQ(director_->Resume(), Resumed::kSome);
+  EXPECT_EQ(log_->state().session_floor, 3u);
+  options_.reset_generation = true;
+  NextProcess();
+  director_->Resume();
+  numbered(4);
+}
+
 TEST_F(ShardDirectorTest, ShardsThatRanMayBeSpawnedWhateverTheFlagSaysNow) {
   TellGateway();
   Spawn();
@@ -270,6 +307,88 @@ TEST_F(ShardDirectorTest, ShardsThatRanMayBeSpawnedWhateverTheFlagSaysNow) {
   Spawn();
   EXPECT_EQ(States().size(), 2u);
   EXPECT_EQ(director_->overview().shard_count, 2u);
+}
+
+// ---- A rescale ----
+
+TEST_F(ShardDirectorTest, AGenerationMustBeWholeAndWantedToBeRescaled) {
+  EXPECT_EQ(ReasonOf(director_->CheckRescalable()), reason::kNoGeneration);
+  TellGateway();
+  Spawn({0});
+  EXPECT_EQ(ReasonOf(director_->CheckRescalable()), reason::kPartialPool);
+  Spawn();
+  EXPECT_TRUE(director_->CheckRescalable().ok());
+  Kill({1});
+  EXPECT_EQ(ReasonOf(director_->BeginRescale(4)), reason::kShardNotRunning);
+  EXPECT_THAT(director_->CheckRescalable().message(), HasSubstr("shards 1 of 2"));
+  Spawn({1});
+  EXPECT_TRUE(director_->BeginRescale(4).ok());
+}
+
+TEST_F(ShardDirectorTest, ShardsOfBothGenerationsAreTheRescalesWhileItRuns) {
+  TellGateway();
+  Spawn();
+  ASSERT_TRUE(director_->BeginRescale(4).ok());
+  ASSERT_TRUE(director_->SpawnIncoming(4).ok());
+  EXPECT_EQ(director_->Describe({}, 4)->size(), 4u);
+  EXPECT_EQ(director_->Describe({}, 0)->size(), 2u);
+  EXPECT_EQ(director_->shard_count(), 2u);
+  for (const uint32_t count : {0u, 2u, 4u}) {
+    EXPECT_EQ(ReasonOf(director_->Kill({}, count, true).status()), reason::kRescaleRunning);
+  }
+  EXPECT_EQ(ReasonOf(director_->Spawn({}, 4).status()), reason::kRescaleRunning);
+  EXPECT_EQ(ReasonOf(director_->Spawn({}, 8).status()), reason::kShardCountMismatch);
+  Spawn();
+  director_->EndRescale();
+  Kill({0});
+}
+
+TEST_F(ShardDirectorTest, AnIncomingGenerationThatTheBudgetDoesNotCoverIsNotStarted) {
+  TellGateway();
+  Spawn();
+  TellGateway(/*remaining=*/2);
+  ASSERT_TRUE(director_->BeginRescale(4).ok());
+  const auto refused = director_->SpawnIncoming(4);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(refused), reason::kSessionBudgetSpent);
+  EXPECT_THAT(*director_->Describe({}, 4), IsEmpty());
+}
+
+TEST_F(ShardDirectorTest, TheNewGenerationIsInChargeFromTheSwitchOn) {
+  options_.shard_ids = {0, 1};
+  NextProcess();
+  TellGateway();
+  Spawn();
+  ASSERT_TRUE(director_->BeginRescale(4).ok());
+  ASSERT_TRUE(director_->SpawnIncoming(4).ok());
+  const auto append = [this](std::vector<events::StateChange> changes, uint64_t generation) {
+    EXPECT_EQ(generation, 2u);
+    events::Round round;
+    for (const auto& change : changes) round.Add(change);
+    log_->Append(round);
+    return true;
+  };
+  EXPECT_FALSE(director_->TakeOver(4, [](auto, auto) { return false; }));
+  EXPECT_EQ(director_->Locate(uint64_t{3} << 22, 0)->id, 1u);
+  ASSERT_TRUE(director_->TakeOver(4, append));
+  EXPECT_EQ(director_->overview().shard_count, 4u);
+  EXPECT_EQ(director_->overview().generation, 2u);
+  EXPECT_EQ(director_->Locate(uint64_t{3} << 22, 0)->id, 3u);
+  EXPECT_EQ(director_->Describe({}, 0)->size(), 4u);
+  // The old ones drain.
+  EXPECT_EQ(ReasonOf(director_->Spawn({}, 2).status()), reason::kRescaleRunning);
+  EXPECT_EQ(ReasonOf(director_->Kill({}, 2, false).status()), reason::kRescaleRunning);
+  director_->EndRescale();
+  EXPECT_EQ(director_->Spawn({}, 0)->size(), 4u);
+
+  EXPECT_EQ(log_->state().generation, 2u);
+  EXPECT_EQ(log_->state().shard_count, 4u);
+  EXPECT_EQ(log_->state().shards.size(), 4u);
+  NextProcess();
+  director_->Resume();
+  EXPECT_EQ(director_->overview().shard_count, 4u);
+  EXPECT_EQ(States().size(), 4u);
+  EXPECT_TRUE(director_->CheckRescalable().ok());
 }
 
 TEST_F(ShardDirectorTest, WhatMakesNoSenseOnDiskIsIgnored) {
