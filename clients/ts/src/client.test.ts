@@ -53,6 +53,19 @@ describe('calls', { timeout: 60_000 }, () => {
       assert.equal((await client.stats()).shardCount, 2);
     }));
 
+  it('asks for another count', () =>
+    connected(async (server, client) => {
+      const { rescale } = await client.rescale({ shardCount: 32, dryRun: true });
+      await client.rescale({ guildsPerShard: 500 });
+      await client.cancelRescale();
+
+      assert.equal(rescale?.toShardCount, 32);
+      assert.deepEqual(server.unary, [
+        { shardCount: 32, guildsPerShard: 0, dryRun: true },
+        { shardCount: 0, guildsPerShard: 500, dryRun: false },
+      ]);
+    }));
+
   it('sends commands to a shard or to the one of a guild', () =>
     connected(async (server, client) => {
       const sent = await client.send({ shardId: 7 }, { op: 3, data: { status: 'idle' } });

@@ -13,18 +13,22 @@ import { ShardControlError, toShardControlError } from './errors.js';
 import { EventBatch, type Gap, type ShardEvent } from './events.js';
 import {
   AckRequest,
+  CancelRescaleRequest,
   EventBatch as WireBatch,
   EventsRequest,
   KillRequest,
   LocateRequest,
+  RescaleRequest,
   SendRequest,
   ShardControlService,
   SpawnRequest,
   StartFrom,
   StatsRequest,
   WatchRequest,
+  type CancelRescaleResponse,
   type KillResponse,
   type LocateResponse,
+  type RescaleResponse,
   type SendResponse,
   type SpawnResponse,
   type StatsResponse,
@@ -72,6 +76,15 @@ export interface ShardSelection {
 export interface KillOptions extends ShardSelection {
   /** True: a later spawn resumes the session. Default: the session ends, and the bot goes offline there at once. */
   keepSession?: boolean | undefined;
+}
+
+/** The count that should be. Without `shardCount`: by the guilds that a shard should have, else as Discord recommends. */
+export interface RescaleOptions {
+  shardCount?: number | undefined;
+  /** 1 to 2500. Default: --guilds-per-shard of the server. */
+  guildsPerShard?: number | undefined;
+  /** True: only the plan, and nothing is started. */
+  dryRun?: boolean | undefined;
 }
 
 /** Where a command goes: to a shard, or to the one that holds a guild. */
@@ -209,6 +222,20 @@ export class ShardClient {
   kill(request: KillOptions = {}, options: CallOptions = {}): Promise<KillResponse> {
     const message = KillRequest.fromPartial({ ...selection(request), keepSession: request.keepSession ?? false });
     return this.#unary(ShardControlService.kill, message, options);
+  }
+
+  /**
+   * Changes the shard count under load: nothing is lost, doubled or reordered within a guild, and streams read on. Resolved when it is
+   * accepted: `stats`, `watch` and SHARDD_RESCALE events tell how far it is. May be called again and again with the same count.
+   */
+  rescale(request: RescaleOptions = {}, options: CallOptions = {}): Promise<RescaleResponse> {
+    const { shardCount = 0, guildsPerShard = 0, dryRun = false } = request;
+    return this.#unary(ShardControlService.rescale, RescaleRequest.fromPartial({ shardCount, guildsPerShard, dryRun }), options);
+  }
+
+  /** Goes back to the old count, until the switch; RESCALE_SWITCHED: too late. With none under way it changes nothing. */
+  cancelRescale(options: CallOptions = {}): Promise<CancelRescaleResponse> {
+    return this.#unary(ShardControlService.cancelRescale, CancelRescaleRequest.fromPartial({}), options);
   }
 
   /** What runs and how it is; cheap enough to poll each second. */

@@ -61,6 +61,10 @@ it('receives READY, GUILD_CREATEs and 500 dispatches without a hole', { skip, ti
   assert.equal(shardCount, 2);
   assert.deepEqual(shards.map(({ shardId, state }) => [shardId, state]), [[0, 'SHARD_STATE_READY'], [1, 'SHARD_STATE_READY']]);
   assert.deepEqual(await client.locate(1n << 22n), { shardId: 1, shardCount: 2 });
+  const { rescale } = await client.rescale({ shardCount: 16, dryRun: true });
+  assert.equal(rescale?.state, 'RESCALE_STATE_PLANNED');
+  assert.equal(rescale.plan?.identifies, 16);
+  await assert.rejects(client.rescale({ shardCount: 65_536 }), { code: 'INVALID_ARGUMENT', reason: 'SHARD_COUNT_INVALID' });
 });
 
 it('goes on at its cursor with another connection, nothing lost or doubled', { skip, timeout: 120_000 }, async (t) => {

@@ -6,6 +6,7 @@ import {
   EventBatch,
   GapReason,
   LocateResponse,
+  RescaleResponse,
   ShardControlService,
   SpawnResponse,
   StartFrom,
@@ -14,6 +15,7 @@ import {
   type EventsRequest,
   type KillRequest,
   type LocateRequest,
+  type RescaleRequest,
   type SendRequest,
   type ShardControlServer,
   type SpawnRequest,
@@ -39,7 +41,7 @@ export class FakeServer {
   silent = false;
   /** What each Events call asked for, in order. */
   readonly requests: EventsRequest[] = [];
-  readonly unary: (SpawnRequest | KillRequest | LocateRequest | SendRequest)[] = [];
+  readonly unary: (SpawnRequest | KillRequest | RescaleRequest | LocateRequest | SendRequest)[] = [];
   readonly acks: AckRequest[] = [];
   openStreams = 0;
   writtenBytes = 0;
@@ -91,7 +93,10 @@ export class FakeServer {
       watch: (call) => void this.#watch(call),
       events: (call) => void this.#events(call),
       restart: (_call, answer) => this.#answer(answer, { shards: [] }),
-      rescale: (_call, answer) => this.#answer(answer, { rescale: undefined }),
+      rescale: ({ request }, answer) => {
+        this.unary.push(request);
+        this.#answer(answer, RescaleResponse.fromPartial({ rescale: { toShardCount: request.shardCount } }));
+      },
       cancelRescale: (_call, answer) => this.#answer(answer, { rescale: undefined }),
       ack: ({ request }, answer) => {
         this.acks.push(request);
