@@ -313,6 +313,10 @@ class Driver {
   }
   void Take(const action::ChangeState&) {}
   void Take(const action::EnterCrashLoop&) {}
+  void Take(const action::ReportAck& a) {
+    // What is believed to have come by then must not be more than has.
+    CHECK_THAT(connection_ == Connection::kOpen && a.sent <= now_.steady);
+  }
   void Take(const action::ReportSilence&) {}
   void Take(const action::Warn& a) { CHECK_THAT(a.text.find(kToken) == std::string::npos); }
 
