@@ -39,7 +39,6 @@ void Alignment::Link(Chain* chain, uint32_t id) {
   if (chain->last != kNone) (nodes_[chain->last].*links).next = id;
   if (chain->first == kNone) chain->first = id;
   chain->last = id;
-  ++chain->size;
 }
 
 template <Alignment::Links Alignment::Node::*links>
@@ -49,7 +48,6 @@ void Alignment::Unlink(Chain* chain, uint32_t id) {
   if (own.next != kNone) (nodes_[own.next].*links).previous = own.previous;
   if (chain->first == id) chain->first = own.next;
   if (chain->last == id) chain->last = own.previous;
-  --chain->size;
 }
 
 Alignment::Source& Alignment::Awaited(const Node& node) {
@@ -594,7 +592,7 @@ std::vector<Alignment::Expected> Alignment::ExpectedFrom(Side side) const {
 
 bool Alignment::expects_copies_from(Side side) const {
   return std::ranges::any_of(sources_[Index(side)],
-                             [](const Source& source) { return source.remembered.size > 0; });
+                             [](const Source& source) { return source.remembered.first != kNone; });
 }
 
 void Alignment::Switch(SteadyTime now, std::vector<uint32_t>* released,

@@ -170,7 +170,6 @@ class Alignment {
   struct Chain {
     uint32_t first = kNone;
     uint32_t last = kNone;
-    uint64_t size = 0;
   };
   // An event that waits for its copy.
   struct Node {

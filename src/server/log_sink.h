@@ -34,10 +34,6 @@ class LogSink final : public gateway::EventSink {
   void OnHeartbeatAck(ShardId shard, SteadyTime sent) override;
   void Flush() override;
 
-  // A round that grows beyond this goes into the log before the worker's round ends, as in a storm
-  // of GUILD_CREATEs.
-  static constexpr size_t kMaxRoundBytes = size_t{256} << 10;
-
  private:
   bool Overlaps();
   // `fields`: what follows shard_id and shard_count in the event's JSON.

@@ -26,12 +26,12 @@ using Verdict = Alignment::Verdict;
 
 // Events that wait for their copy, held or in the log: some 150 bytes each.
 constexpr uint64_t kMostWaiting = 500'000;
+// Guilds whose events have come: some 400 bytes each. It is a server that says how many there are.
+constexpr uint32_t kMostGuilds = 500'000;
 // Of those whose key is unique, among which doubles are looked for.
 constexpr size_t kMostAudited = 65'536;
 // Of the log, beside its data, for an event or a change: its other fields and its index entry.
 constexpr uint64_t kMostOverhead = 256;
-// A round that grows beyond this goes into the log before a worker's round ends.
-constexpr size_t kMaxRoundBytes = size_t{256} << 10;
 
 SourceState StateOf(ShardState state, bool has_session) {
   switch (state) {
@@ -356,6 +356,9 @@ class Overlap::Core {
       progress.waits_for = WhyNotSwitch(now);
       if (counts.held + counts.remembered > kMostWaiting) {
         Fail(absl::StrCat("over ", kMostWaiting, " events wait for their copies"));
+      }
+      if (counts.guilds > kMostGuilds) {
+        Fail(absl::StrCat("events of over ", kMostGuilds, " guilds have come"));
       }
     }
     progress.failure = failure_;

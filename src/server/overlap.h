@@ -18,6 +18,10 @@
 
 namespace shardd::server {
 
+// A round that grows beyond this goes into the log before the worker's round ends, as in a storm of
+// GUILD_CREATEs.
+inline constexpr size_t kMaxRoundBytes = size_t{256} << 10;
+
 struct OverlapOptions {
   // Of events that wait for the switch, in memory. When it is full the rescale fails, and what
   // waits is dropped: the old generation brings it.

@@ -70,7 +70,7 @@ bool PoolRescaleParts::Switch(SteadyTime now, const events::RescaleChanged& chan
   return director_.TakeOver(to, take);
 }
 
-bool PoolRescaleParts::HasDrained(SteadyTime) const { return overlap_.HasDrained(); }
+bool PoolRescaleParts::HasDrained() const { return overlap_.HasDrained(); }
 
 bool PoolRescaleParts::SendOn() {
   return carry_over_.Pump(

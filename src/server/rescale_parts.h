@@ -27,7 +27,7 @@ class PoolRescaleParts final : public RescaleParts {
   Overlap::Progress Tick(SteadyTime now) override;
   bool Switch(SteadyTime now, const events::RescaleChanged& change,
               const std::function<std::string(uint64_t generation)>& data) override;
-  bool HasDrained(SteadyTime now) const override;
+  bool HasDrained() const override;
   bool SendOn() override;
   void RollBack(uint32_t to) override;
   void Retire(uint32_t from) override;

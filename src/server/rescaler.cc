@@ -312,7 +312,7 @@ void Rescaler::TickAfterSwitch(SteadyTime now) {
   CopyProgress(parts_.Tick(now), now_);
   const auto passed = now - switched_at_;
   if (passed < options_.drain) return;
-  const bool has_drained = parts_.HasDrained(now);
+  const bool has_drained = parts_.HasDrained();
   // While a new shard has no session, the old generation brings its events.
   const std::vector<gateway::ShardInfo> shards = parts_.Shards(now_.to_shard_count());
   const auto missing = std::ranges::find_if(

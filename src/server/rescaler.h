@@ -41,7 +41,7 @@ class RescaleParts {
   // told which generation it is. False: not at this moment.
   virtual bool Switch(SteadyTime now, const events::RescaleChanged& change,
                       const std::function<std::string(uint64_t generation)>& data) = 0;
-  virtual bool HasDrained(SteadyTime now) const = 0;
+  virtual bool HasDrained() const = 0;
   // Sends on what the old generation's sessions held. True: all of it has gone.
   virtual bool SendOn() = 0;
   // Before Switch(): the new generation's shards end, and the old one goes on as it was.

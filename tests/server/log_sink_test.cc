@@ -117,7 +117,7 @@ TEST_F(LogSinkTest, AnEndedSessionIsGoneAndItsNumberIsNot) {
 
 // A round is appended early when it grows, but never between a session and its READY.
 TEST_F(LogSinkTest, ASessionStandsInTheLogWithItsReadyOrNotAtAll) {
-  const std::string large(LogSink::kMaxRoundBytes - 400, 'x');
+  const std::string large(kMaxRoundBytes - 400, 'x');
   for (size_t more = 0; more < 400; more += 20) {
     const uint32_t session = static_cast<uint32_t>(more) + 1;
     Dispatch(99, 1, "X", kOther, large + std::string(more, 'x'));

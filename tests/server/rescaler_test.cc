@@ -59,7 +59,7 @@ class FakeParts final : public RescaleParts {
     did.push_back("switch");
     return true;
   }
-  bool HasDrained(SteadyTime) const override { return has_drained; }
+  bool HasDrained() const override { return has_drained; }
   bool SendOn() override {
     ++sent_on;
     return all_sent_on;
